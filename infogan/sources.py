@@ -1,0 +1,139 @@
+"""Where photos lie: folders and zips, one or several, read as one list of named byte strings."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from infogan.errors import UserError
+from infogan.photo import SUFFIXES
+
+MAX_PHOTO_BYTES = 256 << 20
+# Photos are compressed already, so an archive that claims to unpack to far more than its own size is a bomb.
+MAX_UNPACK_RATIO = 100
+UNPACK_ALLOWANCE = 1 << 30
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One photo file: its public name, where its bytes are, and a stamp that changes when they do."""
+
+    name: str
+    archive: zipfile.ZipFile | None
+    location: str
+    stamp: str
+
+    def read(self) -> bytes:
+        return self.archive.read(self.location) if self.archive else Path(self.location).read_bytes()
+
+
+class PhotoFiles:
+    """The photo files below some folders, zips or single files, sorted by name.
+
+    A name is the path below its root, with `/` between parts; with several roots it begins with the root's own name.
+    Files are recognised by their suffix; hidden ones are left out. Reading is safe from several threads.
+
+    Raises:
+        UserError: a root that is missing, holds no photo files or is given twice; an archive that is damaged,
+            encrypted, holds absolute or `..` paths, or would unpack to an absurd size.
+    """
+
+    def __init__(self, roots: str | Path | Sequence[str | Path]) -> None:
+        paths = [Path(root) for root in ([roots] if isinstance(roots, str | Path) else roots)]
+        if not paths:
+            raise UserError("no photos given; name a folder, a zip, or several")
+        entries: dict[str, _Entry] = {}
+        for path in paths:
+            prefix = f"{path.stem}/" if len(paths) > 1 else ""
+            for entry in _list(path, prefix):
+                if entry.name in entries:
+                    raise UserError(f"{path}: {entry.name} is there twice; give each folder or zip once")
+                entries[entry.name] = entry
+        if not entries:
+            raise UserError(f"{', '.join(map(str, paths))}: no photos; expected {' '.join(sorted(SUFFIXES))} files")
+        self._entries = [entries[name] for name in sorted(entries)]
+        self.names = [entry.name for entry in self._entries]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, index: int) -> bytes:
+        """The encoded bytes of photo `index`."""
+        return self._entries[index].read()
+
+    def listing_key(self) -> str:
+        """A quick hash of names, places, sizes and times: equal keys mean nothing was touched."""
+        return _digest(f"{entry.name}\0{entry.location}\0{entry.stamp}" for entry in self._entries)
+
+    def content_key(self) -> str:
+        """A hash of names and contents: equal keys mean the same photos, wherever they lie. Reads folders whole."""
+        return _digest(
+            f"{entry.name}\0{entry.stamp if entry.archive else hashlib.blake2b(entry.read()).hexdigest()}"
+            for entry in self._entries
+        )
+
+
+def _digest(lines: Iterator[str]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for line in lines:
+        digest.update(line.encode("utf-8", "surrogateescape") + b"\n")
+    return digest.hexdigest()
+
+
+def _list(path: Path, prefix: str) -> Iterator[_Entry]:
+    if path.is_dir():
+        return _list_folder(path, prefix)
+    if not path.exists():
+        raise UserError(f"{path}: no such folder or zip")
+    if path.suffix.lower() in SUFFIXES:
+        return iter([_file_entry(path, prefix + path.name)])
+    return _list_zip(path, prefix)
+
+
+def _is_photo(name: str) -> bool:
+    parts = PurePosixPath(name)
+    return parts.suffix.lower() in SUFFIXES and not any(p.startswith((".", "__MACOSX")) for p in parts.parts)
+
+
+def _list_folder(root: Path, prefix: str) -> Iterator[_Entry]:
+    for folder, _, files in os.walk(root):
+        for file in files:
+            path = Path(folder, file)
+            name = path.relative_to(root).as_posix()
+            if _is_photo(name):
+                yield _file_entry(path, prefix + name)
+
+
+def _file_entry(path: Path, name: str) -> _Entry:
+    stat = path.stat()
+    return _Entry(name, None, str(path.absolute()), f"{stat.st_size} {stat.st_mtime_ns}")
+
+
+def _list_zip(path: Path, prefix: str) -> Iterator[_Entry]:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, EOFError, ValueError):
+        raise UserError(f"{path}: not a readable zip; it may be truncated, fetch or pack it again") from None
+    members = [info for info in archive.infolist() if not info.is_dir()]
+    for info in members:
+        _check_member(path, info)
+    photos = [info for info in members if _is_photo(info.filename)]
+    unpacked = sum(info.file_size for info in photos)
+    if unpacked > MAX_UNPACK_RATIO * path.stat().st_size + UNPACK_ALLOWANCE:
+        raise UserError(f"{path}: claims to unpack to {unpacked / 2**30:,.0f} GiB; refused as a zip bomb")
+    for info in photos:
+        yield _Entry(prefix + info.filename, archive, info.filename, f"{info.file_size} {info.CRC:08x}")
+
+
+def _check_member(path: Path, info: zipfile.ZipInfo) -> None:
+    parts = PurePosixPath(info.filename.replace("\\", "/"))
+    if parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[0]:
+        raise UserError(f"{path}: holds the unsafe path {info.filename!r}; pack it again with relative paths")
+    if info.flag_bits & 0x1:
+        raise UserError(f"{path}: is encrypted; unpack it, or pack it again without a password")
+    if info.file_size > MAX_PHOTO_BYTES:
+        raise UserError(f"{path}: {info.filename} claims {info.file_size / 2**20:,.0f} MiB; refused as a zip bomb")

@@ -1,0 +1,124 @@
+"""The trunk: a photo becomes 1536 features. This is the part of the discriminator that is exported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from infogan.photo import SIZE
+
+
+def to_signed(photos: Tensor) -> Tensor:
+    """(N, 3, H, W) uint8 in 0…255 → float32 in −1…1, the range of the generator's tanh."""
+    return photos.float() / 127.5 - 1.0
+
+
+def area_weights(source: int, target: int) -> Tensor:
+    """Row i holds how much of each source pixel lies under target pixel i: (target, source), rows sum to 1.
+
+    Multiplying by it is area-averaged resizing, exactly and in every runtime alike, which the resize operators of
+    the export formats are not.
+    """
+    scale = source / target
+    left = torch.arange(target).unsqueeze(1) * scale
+    pixel = torch.arange(source).unsqueeze(0)
+    overlap = torch.minimum(left + scale, pixel + 1.0) - torch.maximum(left, pixel.float())
+    return overlap.clamp_min(0) / scale
+
+
+class AreaResize(nn.Module):
+    """(N, C, 128, 128) → (N, C, height, width) by area averaging. Fixed: it has no weights and no state."""
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("rows", area_weights(SIZE, height), persistent=False)
+        self.register_buffer("columns", area_weights(SIZE, width).T.contiguous(), persistent=False)
+
+    def forward(self, photos: Tensor) -> Tensor:
+        return self.rows @ photos @ self.columns
+
+
+class ConvStage(nn.Sequential):
+    """3×3 convolution, batch norm, leaky ReLU (slope 0.2), with dropout before it from the second stage on."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, dropout: float) -> None:
+        super().__init__(
+            nn.Dropout(dropout),
+            nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.LeakyReLU(0.2),
+        )
+
+
+class Trunk(nn.Module):
+    """Convolutions from a resized photo to a small spatial map, flattened.
+
+    Args:
+        channels: output channels of each stage.
+        strides: stride of each stage, 1 or 2.
+        input_size: (height, width) that the photo is resized to first.
+        dropout: probability of dropping an input of the second and later stages while training.
+
+    Attributes:
+        num_features: length of the feature vector.
+        map_size: (channels, height, width) of the last map.
+    """
+
+    def __init__(
+        self, channels: Sequence[int], strides: Sequence[int], input_size: Sequence[int], dropout: float
+    ) -> None:
+        super().__init__()
+        height, width = input_size
+        self.resize = AreaResize(height, width)
+        inputs = [3, *channels[:-1]]
+        drops = [0.0] + [dropout] * (len(channels) - 1)
+        self.stages = nn.Sequential(*map(ConvStage, inputs, channels, strides, drops))
+        for stride in strides:
+            height, width = -(-height // stride), -(-width // stride)
+        self.map_size = (channels[-1], height, width)
+        self.num_features = channels[-1] * height * width
+
+    def forward_features(self, photos: Tensor) -> Tensor:
+        """(N, 3, 128, 128) float in −1…1 → (N, *map_size)."""
+        return self.stages(self.resize(photos))
+
+    def forward(self, photos: Tensor) -> Tensor:
+        """(N, 3, 128, 128) float in −1…1 → (N, num_features)."""
+        return self.forward_features(photos).flatten(1)
+
+
+class PhotoToFeatures(nn.Module):
+    """What is exported: (N, 3, 128, 128) uint8 → (N, num_features) float32, with everything in between inside."""
+
+    def __init__(self, trunk: Trunk) -> None:
+        super().__init__()
+        self.trunk = trunk
+
+    def forward(self, photos: Tensor) -> Tensor:
+        return self.trunk(to_signed(photos))
+
+
+@torch.no_grad()
+def reestimate_batch_norm(trunk: Trunk, batches: Sequence[Tensor]) -> None:
+    """Replace the running statistics, which mix real and generated photos, by the mean over real batches.
+
+    Each layer's statistics are gathered with the layers before it normalising by batch, as in training, and with
+    dropout off, as in use. `batches` are (N, 3, 128, 128) float in −1…1. Leaves the trunk in evaluation mode.
+    """
+    trunk.eval()
+    norms = [module for module in trunk.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average over the batches
+        norm.train()
+    for batch in batches:
+        trunk(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    trunk.eval()

@@ -1,0 +1,1 @@
+"""What happens to vectors: load an exported extractor, index a catalogue, search it, measure it."""

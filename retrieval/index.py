@@ -1,0 +1,267 @@
+"""The catalogue on disk: a manifest and immutable segments, changed only by one atomic rename.
+
+    INDEX/manifest.json           generation, segments, removed ids, the extractor's identity
+    INDEX/extractor/              a copy of what queries need, so that an index is searchable by itself
+    INDEX/segment-000001/         vectors.npy (n, D) float32 and items.json
+
+Adding writes a segment, then publishes a manifest that names it; removing publishes a manifest with more removed ids.
+A kill in between leaves a folder that no manifest names; the next writer reuses its number.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from infogan.errors import UserError
+from infogan.photo import Source
+from infogan.sources import PhotoFiles
+from retrieval.extractor import Extractor, decode_files
+from retrieval.knn import nearest
+
+FORMAT = 1
+SEGMENT_ITEMS = 50_000  # 300 MB of vectors: what one segment may hold in memory while it is made
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A search result: item id, path as it was indexed, Euclidean distance to the query."""
+
+    id: int
+    path: str
+    distance: float
+
+
+@dataclass(frozen=True)
+class Added:
+    """What `Index.add` did: photos added, photos that were there already, and (path, reason) of unreadable ones."""
+
+    added: int
+    known: int
+    unreadable: list[tuple[str, str]]
+
+
+class Index:
+    """A catalogue directory, opened at its newest generation.
+
+    Ids are counted up from 0 and never used again. A photo is known by its contents: adding it twice adds it once.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        self.reload()
+
+    @classmethod
+    def create(cls, directory: str | Path, extractor: Extractor) -> Index:
+        """Make an empty index for this extractor's features.
+
+        Raises:
+            UserError: the directory exists and is not empty.
+        """
+        directory = Path(directory)
+        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            raise UserError(f"{directory}: exists and is not an index; choose another place")
+        (directory / "extractor").mkdir(parents=True)
+        for name in ("config.json", "model.onnx"):
+            shutil.copyfile(extractor.directory / name, directory / "extractor" / name)
+        _write_json(
+            directory / "manifest.json",
+            {
+                "format": FORMAT,
+                "generation": 0,
+                "extractor_sha256": extractor.sha256,
+                "num_features": extractor.num_features,
+                "next_id": 0,
+                "next_segment": 1,
+                "segments": [],
+                "removed": [],
+            },
+        )
+        return cls(directory)
+
+    def reload(self) -> None:
+        """Read the newest manifest.
+
+        Raises:
+            UserError: the directory is no index, damaged, or of a newer version.
+        """
+        path = self.directory / "manifest.json"
+        try:
+            manifest = json.loads(path.read_text())
+            newer = int(manifest["format"]) > FORMAT
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(f"{self.directory}: not an index; make one with: python -m retrieval index") from None
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path}: damaged; restore it or index again") from None
+        if newer:
+            raise UserError(f"{path}: written by a newer version; upgrade sole2vec")
+        self.manifest: dict[str, Any] = manifest
+        self.__dict__.pop("_rows", None)
+        self.__dict__.pop("extractor", None)
+
+    def __len__(self) -> int:
+        return self.manifest["next_id"] - len(self.manifest["removed"])
+
+    @cached_property
+    def extractor(self) -> Extractor:
+        """The extractor that made this index, on one thread: queries come one by one."""
+        return Extractor.load(self.directory / "extractor", threads=1)
+
+    def add(self, extractor: Extractor, files: PhotoFiles) -> Added:
+        """Embed and append the photos that are not there yet, up to 50,000 to a segment, each published by itself.
+
+        Raises:
+            UserError: another extractor than the index's own; another process is writing.
+        """
+        if extractor.sha256 != self.manifest["extractor_sha256"]:
+            raise UserError(
+                f"{self.directory}: made by another extractor than {extractor.directory}; index into a new place"
+            )
+        with self._writing():
+            known = {item["sha256"] for item in self._items() if item["id"] not in self._removed}
+            known_before = len(known)
+            total, repeated, unreadable = 0, 0, []
+            vectors: list[np.ndarray] = []
+            items: list[dict[str, Any]] = []
+            for decoded in decode_files(files, range(len(files)), [extractor.fit], "indexing"):
+                unreadable += decoded.failures
+                fresh = []
+                for position, digest in enumerate(decoded.digests):
+                    if digest not in known:
+                        known.add(digest)
+                        fresh.append(position)
+                        items.append({"path": files.names[decoded.rows[position]], "sha256": digest})
+                repeated += len(decoded.rows) - len(fresh)
+                if fresh:
+                    vectors.append(extractor.features(decoded.stacked(extractor.fit)[fresh]))
+                if len(items) >= SEGMENT_ITEMS:
+                    total += self._append(np.concatenate(vectors), items)
+                    vectors, items = [], []
+            if items:
+                total += self._append(np.concatenate(vectors), items)
+            assert total == len(known) - known_before
+            return Added(total, repeated, unreadable)
+
+    def remove(self, ids: list[int]) -> int:
+        """Take items out for good; returns how many.
+
+        Raises:
+            UserError: an id that is not there (nothing is removed then); another process is writing.
+        """
+        with self._writing():
+            for item in ids:
+                if not 0 <= item < self.manifest["next_id"] or item in self._removed:
+                    raise UserError(f"{self.directory}: no item {item}; nothing was removed")
+            self._publish({"removed": sorted(self._removed | set(ids))})
+            return len(set(ids))
+
+    def search(self, photo: Source, k: int = 5) -> list[Hit]:
+        """The k items that look most like a photo, nearest first.
+
+        Raises:
+            PhotoError: the photo is not readable.
+            UserError: k is not in 1 … number of items.
+        """
+        return self.search_features(self.extractor([photo]), k)[0]
+
+    def search_features(self, queries: np.ndarray, k: int) -> list[list[Hit]]:
+        """The k nearest items of each query vector, (Q, D) float32: exact, with true Euclidean distances.
+
+        Raises:
+            UserError: k is not in 1 … number of items, or the queries have another width.
+        """
+        if not 1 <= k <= len(self):
+            raise UserError(f"k is {k}; the index holds {len(self):,} items, so it must be in 1 … {len(self):,}")
+        width = self.manifest["num_features"]
+        if queries.ndim != 2 or queries.shape[1] != width:
+            raise UserError(f"queries of shape {queries.shape} do not fit an index of {width} features")
+        found: list[list[Hit]] = [[] for _ in queries]
+        for vectors, items in self._segments():
+            kept = np.array([row for row, item in enumerate(items) if item["id"] not in self._removed], np.int64)
+            if len(kept) == 0:
+                continue
+            gallery = vectors if len(kept) == len(items) else vectors[kept]
+            _, positions = nearest(gallery, queries, min(k, len(kept)))
+            for hits, query, row in zip(found, queries, positions, strict=True):
+                # FAISS loses the last digits of small distances; these are few, so take them exactly.
+                distances = np.linalg.norm(gallery[row] - query, axis=1)
+                hits += [
+                    Hit(items[kept[p]]["id"], items[kept[p]]["path"], float(d))
+                    for p, d in zip(row, distances, strict=True)
+                ]
+        return [sorted(hits, key=lambda hit: (hit.distance, hit.id))[:k] for hits in found]
+
+    @property
+    def _removed(self) -> set[int]:
+        return set(self.manifest["removed"])
+
+    def _segments(self) -> Iterator[tuple[np.ndarray, list[dict[str, Any]]]]:
+        for name in self.manifest["segments"]:
+            folder = self.directory / name
+            try:
+                vectors = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
+                items = json.loads((folder / "items.json").read_text())
+            except (OSError, ValueError):
+                raise UserError(f"{folder}: missing or damaged; restore it or index again") from None
+            if vectors.shape != (len(items), self.manifest["num_features"]):
+                raise UserError(f"{folder}: vectors and items do not match; restore it or index again")
+            yield vectors, items
+
+    def _items(self) -> Iterator[dict[str, Any]]:
+        for _, items in self._segments():
+            yield from items
+
+    def _append(self, vectors: np.ndarray, items: list[dict[str, Any]]) -> int:
+        number, first = self.manifest["next_segment"], self.manifest["next_id"]
+        name = f"segment-{number:06d}"
+        folder = self.directory / name
+        shutil.rmtree(folder, ignore_errors=True)  # left by a writer that was killed before it published
+        folder.mkdir()
+        np.save(folder / "vectors.npy", vectors)
+        _write_json(folder / "items.json", [{"id": first + row, **item} for row, item in enumerate(items)])
+        self._publish(
+            {
+                "next_segment": number + 1,
+                "next_id": first + len(items),
+                "segments": [*self.manifest["segments"], name],
+            }
+        )
+        return len(items)
+
+    def _publish(self, changes: dict[str, Any]) -> None:
+        manifest = {**self.manifest, **changes, "generation": self.manifest["generation"] + 1}
+        _write_json(self.directory / "manifest.json", manifest)
+        self.manifest = manifest
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One writer at a time, on the newest generation. The lock goes with the process, also when it is killed."""
+        with (self.directory / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"{self.directory}: another process is writing to it; wait until it has finished"
+                ) from None
+            self.reload()
+            yield
+
+
+def _write_json(path: Path, content: Any) -> None:
+    """Write whole or not at all, also through a power cut."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w") as file:
+        json.dump(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,107 @@
+"""How good are the neighbours: precision at k, mean average precision, with and without the query's own product."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from infogan.errors import UserError
+from retrieval.knn import nearest
+
+MAP_DEPTH = 100
+_BLOCK = 1024
+
+
+def neighbour_report(features: np.ndarray, classes: np.ndarray, products: np.ndarray, k: int) -> dict[str, Any]:
+    """Every photo queries all the others; a neighbour is right when it has the query's class.
+
+    Args:
+        features: (N, D) float32; neighbours are Euclidean.
+        classes: (N,) of any type that compares.
+        products: (N,); photos of the query's own product are left out of the `other_product` figures.
+        k: neighbours looked at, at most N − 1.
+
+    Returns:
+        `k`, `n`, `precision_at_k`, `precision_at_k_other_product`, the `macro_…` of both (mean over classes),
+        `map_at_100`, and `per_class` with `n` and both precisions. Where a query has fewer than k neighbours of other
+        products, its figure is over those it has; a figure that no query contributes to is None.
+
+    Raises:
+        UserError: k is not in 1 … N − 1.
+    """
+    count = len(features)
+    if not 1 <= k < count:
+        raise UserError(f"k is {k}; with {count:,} labelled photos it must be in 1 … {count - 1:,}")
+    # Distances are differences: without the mean, which all photos share, float32 keeps more of them.
+    features = np.ascontiguousarray(features - features.mean(axis=0), dtype=np.float32)
+    largest_product = int(np.unique(products, return_counts=True)[1].max())
+    depth = min(count, max(k, MAP_DEPTH) + largest_product)
+    scores = [
+        _score(features, classes, products, np.arange(start, min(start + _BLOCK, count)), k, depth)
+        for start in range(0, count, _BLOCK)
+    ]
+    precision, other, average = (np.concatenate(parts) for parts in zip(*scores, strict=True))
+    names = np.unique(classes)
+    masks = [classes == name for name in names]
+    return {
+        "k": k,
+        "n": count,
+        "precision_at_k": _mean(precision),
+        "precision_at_k_other_product": _mean(other),
+        "macro_precision_at_k": _mean(np.array([precision[mask].mean() for mask in masks])),
+        "macro_precision_at_k_other_product": _mean(np.array([_mean(other[mask], np.nan) for mask in masks])),
+        "map_at_100": _mean(average),
+        "per_class": {
+            str(name): {
+                "n": int(mask.sum()),
+                "precision_at_k": _mean(precision[mask]),
+                "precision_at_k_other_product": _mean(other[mask]),
+            }
+            for name, mask in zip(names, masks, strict=True)
+        },
+    }
+
+
+def _score(
+    features: np.ndarray, classes: np.ndarray, products: np.ndarray, queries: np.ndarray, k: int, depth: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Precision at k, the same among other products, and average precision at 100 of each query: three (Q,) arrays."""
+    _, found = nearest(features, features[queries], depth)
+    right = classes[found] == classes[queries, None]
+    others = found != queries[:, None]  # by position: a duplicate of the query is a neighbour like any other
+    class_sizes = dict(zip(*np.unique(classes, return_counts=True), strict=True))
+    relevant = np.array([class_sizes[name] - 1 for name in classes[queries]])
+    return (
+        precision_at(right, others, k),
+        precision_at(right, others & (products[found] != products[queries, None]), k),
+        average_precision(right, others, relevant),
+    )
+
+
+def precision_at(right: np.ndarray, counted: np.ndarray, k: int) -> np.ndarray:
+    """Share of right answers among each row's first k counted ones: (Q,) float64, NaN for a row without any.
+
+    `right` and `counted` are (Q, depth) bool, nearest first.
+    """
+    top = counted & (counted.cumsum(axis=1) <= k)
+    answers = top.sum(axis=1)
+    return np.where(answers > 0, (right & top).sum(axis=1) / np.maximum(answers, 1), np.nan)
+
+
+def average_precision(
+    right: np.ndarray, counted: np.ndarray, relevant: np.ndarray, depth: int = MAP_DEPTH
+) -> np.ndarray:
+    """Average precision at `depth`: Σ P@i over the right answers i ≤ depth, over min(relevant, depth). (Q,) float64.
+
+    A query with nothing relevant scores 0. `right` and `counted` are (Q, ≥ depth where there are as many) bool.
+    """
+    rank = counted.cumsum(axis=1)
+    hits = right & counted & (rank <= depth)
+    precision = hits.cumsum(axis=1) / np.maximum(rank, 1)
+    return (precision * hits).sum(axis=1) / np.maximum(np.minimum(relevant, depth), 1)
+
+
+def _mean(values: np.ndarray, empty: Any = None) -> Any:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else empty

@@ -1,0 +1,82 @@
+"""Shared pieces: a drawn catalogue, and one tiny run with its extractor that the slower tests look at."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+
+from training.config import load_config
+from training.exporting import export
+from training.fit import fit
+from training.sample import draw_catalogue
+
+ROOT = Path(__file__).parent.parent
+# Narrow layers: the tests are about what happens, not about how much of it.
+TINY = [
+    "model.trunk.channels=[4,4,8,8,16,16]",
+    "model.generator.channels=[8,8,8,4,4,4,3]",
+    "model.generator.noise=6",
+    "model.codes=2",
+    "train.batch_size=8",
+    "train.checkpoint_kimg=1",
+    "train.status_kimg=0.016",
+]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tests never touch the user's own cache."""
+    path = tmp_path_factory.mktemp("cache")
+    os.environ["SOLE2VEC_CACHE"] = str(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 drawn photos in a UT-Zap50K tree."""
+    root = tmp_path_factory.mktemp("catalogue")
+    draw_catalogue(root, photos=120, seed=3)
+    return root
+
+
+def tiny_config(photos: Path, run: Path, kimg: float, *overrides: str) -> DictConfig:
+    """The paper's config with narrow layers."""
+    settings = [*TINY, f"data.root={photos}", f"run.dir={run}", f"train.kimg={kimg}", *overrides]
+    return load_config(ROOT / "configs" / "paper.yaml", settings)
+
+
+@pytest.fixture(scope="session")
+def run(catalogue: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of six steps, finished."""
+    return fit(tiny_config(catalogue, tmp_path_factory.mktemp("runs") / "tiny", 0.048))
+
+
+@pytest.fixture(scope="session")
+def extractor(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The extractor of `run`."""
+    return export(run, tmp_path_factory.mktemp("exports") / "tiny", None)
+
+
+def command(*arguments: str, cwd: Path = ROOT, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run one of the project's commands in a process of its own, as a user does."""
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def assert_user_error(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Exit code 2 and one line on standard error that holds the words; no traceback."""
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert lines[-1].startswith("error: "), done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in lines[-1], lines[-1]

@@ -1,0 +1,154 @@
+"""Every kind of image file becomes the same kind of photo, or says in one line why not."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from infogan.errors import UserError
+from infogan.photo import PhotoError, check_photo_spec, load_photo, photo_spec
+
+RED, WHITE = (200, 30, 40), (255, 255, 255)
+
+
+def encoded(image: Image.Image, form: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def plain(mode: str = "RGB", size: tuple[int, int] = (100, 60)) -> Image.Image:
+    image = Image.new("RGB", size, RED)
+    return image.quantize() if mode == "P" else image.convert(mode)
+
+
+@pytest.mark.parametrize(
+    ("form", "mode"),
+    [
+        *(("JPEG", "RGB"), ("PNG", "RGB"), ("WebP", "RGB"), ("BMP", "RGB"), ("TIFF", "RGB")),
+        *(("GIF", "P"), ("PNG", "P"), ("JPEG", "CMYK"), ("PNG", "RGBA")),
+    ],
+)
+def test_every_format_gives_the_same_red(form: str, mode: str) -> None:
+    photo = load_photo(encoded(plain(mode), form), "stretch")
+    assert photo.shape == (128, 128, 3) and photo.dtype == np.uint8
+    assert np.abs(photo.astype(int) - RED).max() <= 8  # CMYK and JPEG round
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "LA"])
+def test_grey_images_become_grey_photos(mode: str) -> None:
+    photo = load_photo(Image.new("L", (40, 40), 255).convert(mode))
+    assert (photo == 255).all()
+
+
+def test_sixteen_bit_greys_keep_their_brightness() -> None:
+    ramp = Image.fromarray((np.arange(64 * 64, dtype=np.uint16) * 16).reshape(64, 64))
+    photo = load_photo(encoded(ramp, "PNG"), "stretch")
+    assert photo[0].mean() < 10 and 245 < photo[-1].mean() < 256
+    assert 120 < photo[64].mean() < 136
+
+
+def test_transparency_is_composited_on_white() -> None:
+    image = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    image.paste((*RED, 255), (0, 0, 32, 64))
+    for form in ("PNG", "WebP"):
+        photo = load_photo(encoded(image, form, lossless=True), "stretch")
+        assert np.abs(photo[:, 110:].astype(int) - WHITE).max() <= 2
+        assert np.abs(photo[:, :20].astype(int) - RED).max() <= 2
+
+
+def test_palette_transparency_is_composited_on_white() -> None:
+    image = Image.new("P", (64, 64), 0)
+    image.putpalette([0, 0, 0, *RED])
+    image.paste(1, (0, 0, 32, 64))
+    photo = load_photo(encoded(image, "PNG", transparency=0), "stretch")
+    assert (photo[:, 110:] == 255).all()
+
+
+def test_a_gif_gives_its_first_frame() -> None:
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    photo = load_photo(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    assert tuple(photo[64, 64]) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_exif_orientation_is_applied(orientation: int) -> None:
+    upright = Image.new("RGB", (64, 64), "white")
+    upright.paste(RED, (0, 0, 20, 40))
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}[orientation]  # Image.Transpose that the tag takes back
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned = encoded(upright.transpose(Image.Transpose(undo)), "PNG", exif=exif)
+    np.testing.assert_array_equal(load_photo(turned), load_photo(upright))
+
+
+def test_damaged_exif_does_not_lose_the_photo() -> None:
+    photo = load_photo(encoded(plain(size=(64, 64)), "JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff"))
+    assert np.abs(photo.astype(int) - RED).max() <= 4
+
+
+def test_pad_keeps_the_shape_and_stretch_fills() -> None:
+    tall = plain(size=(40, 80))
+    padded, stretched = load_photo(tall, "pad"), load_photo(tall, "stretch")
+    assert (padded[:, :30] == 255).all() and (padded[:, 98:] == 255).all()
+    np.testing.assert_array_equal(padded[64, 64], RED)
+    assert (stretched == np.array(RED)).all()
+
+
+def test_downscaling_is_antialiased() -> None:
+    stripes = np.zeros((512, 512, 3), np.uint8)
+    stripes[:, ::2] = 255
+    photo = load_photo(stripes, "stretch")
+    assert photo[:, 8:-8].min() >= 120 and photo[:, 8:-8].max() <= 135
+
+
+def test_all_sources_give_the_same_photo(tmp_path: Path) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8))
+    data = encoded(image, "PNG")
+    path = tmp_path / "a.png"
+    path.write_bytes(data)
+    sources = [path, str(path), data, io.BytesIO(data), image, np.asarray(image)]
+    first, *others = [load_photo(source) for source in sources]
+    for other in others:
+        np.testing.assert_array_equal(first, other)
+    image.getpixel((0, 0))  # the caller's image is still open
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "not an image"),
+        (b"this is a letter, not a shoe", "not an image"),
+        (encoded(Image.effect_noise((200, 200), 90), "JPEG")[:3000], "damaged"),
+        (encoded(Image.effect_noise((200, 200), 90), "PNG")[:3000], "damaged"),
+        (encoded(plain(size=(1, 1)), "PNG"), "1×1"),
+        (encoded(Image.new("1", (20_000, 20_000)), "PNG"), "pixels"),
+        (encoded(Image.new("1", (10_000, 9_500)), "PNG"), "pixels"),
+    ],
+    ids=["empty", "text", "cut JPEG", "cut PNG", "1×1", "20,000²", "95 MP"],
+)
+def test_what_is_no_photo_says_so(data: bytes, words: str) -> None:
+    with pytest.raises(PhotoError, match=words) as caught:
+        load_photo(data)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(PhotoError, match="no such file"):
+        load_photo("gone.jpg")
+
+
+def test_an_unknown_fit_is_refused() -> None:
+    with pytest.raises(UserError, match="crop"):
+        load_photo(plain(), "crop")
+
+
+def test_the_spec_round_trips_and_unknown_settings_are_refused() -> None:
+    assert check_photo_spec(photo_spec("stretch")) == "stretch"
+    for change in ({"interpolation": "nearest"}, {"fit": "crop"}, {"crop": 0.9}):
+        with pytest.raises(UserError, match="photo settings"):
+            check_photo_spec({**photo_spec("pad"), **change})

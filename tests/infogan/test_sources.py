@@ -1,0 +1,106 @@
+"""Folders and zips are listed alike, and dangerous archives are refused whole."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from infogan import sources
+from infogan.errors import UserError
+from infogan.sources import PhotoFiles
+
+
+def make_folder(root: Path, **files: bytes) -> Path:
+    for name, data in files.items():
+        path = root / name.replace("__", "/").replace("_jpg", ".jpg").replace("_txt", ".txt")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return root
+
+
+def make_zip(path: Path, **files: bytes) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name.replace("__", "/").replace("_jpg", ".jpg"), data)
+    return path
+
+
+def test_a_folder_lists_its_photos_sorted_and_nothing_else(tmp_path: Path) -> None:
+    make_folder(tmp_path, b_jpg=b"2", a__z_jpg=b"1", notes_txt=b"", **{".hidden_jpg": b"", "__MACOSX__x_jpg": b""})
+    files = PhotoFiles(tmp_path)
+    assert files.names == ["a/z.jpg", "b.jpg"]
+    assert [files.read(i) for i in range(len(files))] == [b"1", b"2"]
+
+
+def test_a_zip_reads_like_the_folder_it_was_packed_from(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "f", b_jpg=b"2", a__z_jpg=b"1")
+    packed = PhotoFiles(make_zip(tmp_path / "f.zip", b_jpg=b"2", a__z_jpg=b"1"))
+    assert packed.names == PhotoFiles(folder).names
+    assert packed.read(0) == b"1"
+
+
+def test_several_roots_are_told_apart_by_their_names(tmp_path: Path) -> None:
+    one, two = make_folder(tmp_path / "one", a_jpg=b"1"), make_zip(tmp_path / "two.zip", a_jpg=b"2")
+    assert PhotoFiles([one, two]).names == ["one/a.jpg", "two/a.jpg"]
+    with pytest.raises(UserError, match="twice"):
+        PhotoFiles([one, one])
+
+
+def test_a_single_photo_is_a_source_too(tmp_path: Path) -> None:
+    assert PhotoFiles(make_folder(tmp_path, a_jpg=b"1") / "a.jpg").names == ["a.jpg"]
+
+
+def test_keys_follow_contents_not_places(tmp_path: Path) -> None:
+    one = make_folder(tmp_path / "one", a_jpg=b"1", b_jpg=b"2")
+    copy = make_folder(tmp_path / "copy", a_jpg=b"1", b_jpg=b"2")
+    other = make_folder(tmp_path / "other", a_jpg=b"1", b_jpg=b"3")
+    keys = {path: PhotoFiles(path).content_key() for path in (one, copy, other)}
+    assert keys[one] == keys[copy] != keys[other]
+    assert PhotoFiles(one).listing_key() != PhotoFiles(copy).listing_key()
+
+
+@pytest.mark.parametrize("name", ["/etc/a.jpg", "../a.jpg", "x/../../a.jpg", "C:\\a.jpg", "..\\a.jpg"])
+def test_unsafe_paths_in_a_zip_are_refused(tmp_path: Path, name: str) -> None:
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
+        archive.writestr(zipfile.ZipInfo(name), b"x")
+    with pytest.raises(UserError, match="unsafe path"):
+        PhotoFiles(tmp_path / "bad.zip")
+
+
+def test_a_truncated_zip_is_refused(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "a.zip", a_jpg=b"1" * 1000)
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(UserError, match="truncated"):
+        PhotoFiles(path)
+
+
+def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "a.zip", a_jpg=b"1" * 1000)
+    data = bytearray(path.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        data[data.index(signature) + offset] |= 0x1  # the flag that zip programs set on encrypted members
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="encrypted"):
+        PhotoFiles(path)
+
+
+def test_zip_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "UNPACK_ALLOWANCE", 10 << 20)  # or packing the bombs would take a minute
+    monkeypatch.setattr(sources, "MAX_PHOTO_BYTES", 8 << 20)
+    for name, count, size, words in (("one", 1, 9, "a0.jpg claims 9 MiB"), ("many", 10, 8, "unpack to")):
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for number in range(count):
+                archive.writestr(f"a{number}.jpg", bytes(size << 20))
+        with pytest.raises(UserError, match=f"{words}.*zip bomb"):
+            PhotoFiles(tmp_path / f"{name}.zip")
+
+
+def test_nothing_there_is_said_plainly(tmp_path: Path) -> None:
+    for root, words in ((tmp_path, "no photos"), (tmp_path / "gone", "no such"), ([], "no photos given")):
+        with pytest.raises(UserError, match=words):
+            PhotoFiles(root)
+    (tmp_path / "list.csv").write_text("a")
+    with pytest.raises(UserError, match="not a readable zip"):
+        PhotoFiles(tmp_path / "list.csv")

@@ -1,0 +1,92 @@
+"""The command line: what it prints, what it answers to scripts, and one line for each mistake."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from retrieval.index import Index
+from tests.conftest import assert_user_error, command
+
+
+def retrieval(*arguments: object) -> dict:
+    done = command("-m", "retrieval", *map(str, arguments), "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)  # one object and nothing else
+
+
+@pytest.fixture(scope="module")
+def index(extractor: Path, catalogue: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "index"
+    assert retrieval("index", extractor, catalogue, path) == {"added": 120, "known": 0, "unreadable": [], "items": 120}
+    return path
+
+
+def test_search_finds_the_photo_itself_first(index: Path, catalogue: Path) -> None:
+    photo = sorted(catalogue.rglob("*.jpg"))[5]
+    report = retrieval("search", index, photo, "-k", 4)
+    assert [set(hit) for hit in report["results"]] == [{"id", "path", "distance"}] * 4
+    assert str(photo).endswith(report["results"][0]["path"])
+    distances = [hit["distance"] for hit in report["results"]]
+    assert distances == sorted(distances)
+
+
+def test_remove_takes_items_out(index: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(index, tmp_path / "copy")
+    assert retrieval("remove", copy, 3, 4) == {"removed": 2, "items": 118}
+    assert len(Index(copy)) == 118
+
+
+def test_evaluate_gives_the_contracts_figures(extractor: Path, catalogue: Path) -> None:
+    report = retrieval("evaluate", extractor, catalogue, "--labels", "utzap50k-8", "-k", 3)
+    figures = (
+        *("precision_at_k", "precision_at_k_other_product", "macro_precision_at_k_other_product", "map_at_100"),
+        *("macro_precision_at_k", "k", "n", "per_class"),
+    )
+    rows = [report, *report["floors"].values()]
+    assert set(report["floors"]) == {"pixels 16×16", "PCA-64 of pixels 32×32", "random trunk"}
+    assert all(key in row for key in figures for row in rows)
+    assert report["k"] == 3 and report["n"] == 120 and len(report["per_class"]) == 8
+    assert all(0 < row["precision_at_k"] <= 1 for row in rows)
+    assert retrieval("evaluate", extractor, catalogue, "--labels", "utzap50k-8", "-k", 3) == report
+
+
+def test_evaluate_leaves_unreadable_and_unlabelled_photos_out(extractor: Path, catalogue: Path, tmp_path: Path) -> None:
+    photos = shutil.copytree(catalogue, tmp_path / "photos")
+    (photos / "Boots" / "Ankle" / "Frye").mkdir()
+    (photos / "Boots" / "Ankle" / "Frye" / "1.1.jpg").write_text("no")
+    shutil.copy(next(catalogue.rglob("*.jpg")), photos / "loose.jpg")
+    report = retrieval("evaluate", extractor, photos, "--labels", "utzap50k-8", "--no-floors")
+    assert (report["n"], report["unreadable"], report["unlabelled"], report["floors"]) == (120, 1, 1, {})
+
+
+def test_people_get_tables(extractor: Path, index: Path, catalogue: Path) -> None:
+    done = command("-m", "retrieval", "evaluate", str(extractor), str(catalogue), "--labels", "folder")
+    assert done.returncode == 0 and "random trunk" in done.stdout and "other product" in done.stdout
+    done = command("-m", "retrieval", "search", str(index), str(next(catalogue.rglob("*.jpg"))))
+    assert done.returncode == 0 and "distance" in done.stdout
+
+
+def test_mistakes_are_one_line_each(extractor: Path, index: Path, catalogue: Path, tmp_path: Path) -> None:
+    photo = next(catalogue.rglob("*.jpg"))
+    letter = tmp_path / "letter.jpg"
+    letter.write_text("not a photo")
+    (tmp_path / "empty").mkdir()
+
+    def fails(*arguments: object) -> object:
+        return command("-m", "retrieval", *map(str, arguments))
+
+    assert_user_error(fails("search", index, letter), "letter.jpg", "not an image")
+    assert_user_error(fails("search", index, tmp_path / "gone.jpg"), "no such file")
+    assert_user_error(fails("search", index, photo, "-k", 121), "holds 120 items")
+    assert_user_error(fails("search", tmp_path, photo), "not an index")
+    assert_user_error(fails("remove", index, 999), "no item 999")
+    assert_user_error(fails("index", tmp_path, catalogue, tmp_path / "new"), "not an extractor")
+    assert_user_error(fails("index", extractor, tmp_path / "empty", tmp_path / "new"), "no photos")
+    assert_user_error(fails("index", extractor, letter, tmp_path / "new"), "no photo is readable")
+    assert_user_error(fails("index", extractor, catalogue, letter), "not an index")
+    assert_user_error(fails("evaluate", extractor, catalogue, "--labels", "shapes"), "not known")
+    assert_user_error(fails("evaluate", extractor, catalogue, "--labels", "folder", "-k", 500), "must be in 1")

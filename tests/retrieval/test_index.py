@@ -1,0 +1,184 @@
+"""The catalogue: add, search, remove; unbroken by kills, other extractors and second writers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from infogan.errors import UserError
+from infogan.sources import PhotoFiles
+from retrieval.extractor import Extractor
+from retrieval.index import Index
+from tests.conftest import ROOT
+from training.exporting import export
+
+
+@pytest.fixture(scope="module")
+def loaded(extractor: Path) -> Extractor:
+    return Extractor.load(extractor)
+
+
+@pytest.fixture
+def index(loaded: Extractor, catalogue: Path, tmp_path: Path) -> Index:
+    index = Index.create(tmp_path / "index", loaded)
+    index.add(loaded, PhotoFiles(catalogue))
+    return index
+
+
+def test_a_photo_of_the_catalogue_finds_itself(index: Index, catalogue: Path) -> None:
+    assert len(index) == 120
+    photo = sorted(catalogue.rglob("*.jpg"))[17]
+    hits = index.search(photo, 3)
+    assert hits[0].path == photo.relative_to(catalogue).as_posix()
+    assert hits[0].distance == pytest.approx(0, abs=1e-5)
+    assert [hit.distance for hit in hits] == sorted(hit.distance for hit in hits)
+
+
+def test_distances_and_order_are_those_of_numpy(index: Index, loaded: Extractor, catalogue: Path) -> None:
+    names = PhotoFiles(catalogue).names
+    features = loaded([catalogue / name for name in names])
+    found = index.search_features(features[:9], 6)
+    distances = np.linalg.norm(features[:9, None] - features[None], axis=2)
+    for query, hits in enumerate(found):
+        expected = np.sort(distances[query])[:6]
+        np.testing.assert_allclose([hit.distance for hit in hits], expected, rtol=1e-4, atol=1e-4)
+        assert all(names[hit.id] == hit.path for hit in hits)
+
+
+def test_adding_twice_adds_once_and_new_photos_get_new_ids(
+    index: Index, loaded: Extractor, catalogue: Path, tmp_path: Path
+) -> None:
+    again = index.add(loaded, PhotoFiles(catalogue))
+    assert (again.added, again.known, again.unreadable) == (0, 120, [])
+    more = tmp_path / "more"
+    more.mkdir()
+    photo = sorted(catalogue.rglob("*.jpg"))[0]
+    shutil.copy(photo, more / "same.jpg")
+    from PIL import Image
+
+    Image.open(photo).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(more / "new.png")
+    (more / "broken.jpg").write_text("no")
+    result = index.add(loaded, PhotoFiles(more))
+    assert (result.added, result.known) == (1, 1)
+    assert result.unreadable[0][0] == "broken.jpg"
+    hit = Index(index.directory).search(more / "new.png", 1)[0]
+    assert (hit.id, hit.path) == (120, "new.png")
+
+
+def test_removed_items_never_come_back_and_their_ids_are_not_reused(
+    index: Index, loaded: Extractor, catalogue: Path
+) -> None:
+    photo = sorted(catalogue.rglob("*.jpg"))[3]
+    own = index.search(photo, 1)[0].id
+    assert index.remove([own]) == 1
+    reopened = Index(index.directory)
+    assert len(reopened) == 119
+    assert own not in {hit.id for hit in reopened.search(photo, 119)}
+    assert reopened.add(loaded, PhotoFiles(catalogue)).added == 1
+    assert reopened.search(photo, 1)[0].id == 120
+    for ids in ([own], [999], [-1], [5, 999]):
+        with pytest.raises(UserError, match="nothing was removed"):
+            reopened.remove(ids)
+    assert len(reopened) == 120
+
+
+def test_a_small_segment_limit_changes_nothing(
+    loaded: Extractor, catalogue: Path, tmp_path: Path, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retrieval.index.SEGMENT_ITEMS", 50)
+    parts = Index.create(tmp_path / "parts", loaded)
+    parts.add(loaded, PhotoFiles(catalogue))
+    assert len(parts.manifest["segments"]) > 1
+    query = sorted(catalogue.rglob("*.jpg"))[40]
+    assert [hit.id for hit in parts.search(query, 20)] == [hit.id for hit in index.search(query, 20)]
+
+
+@pytest.mark.parametrize("k", [0, -3, 121])
+def test_k_must_fit_the_index(index: Index, catalogue: Path, k: int) -> None:
+    with pytest.raises(UserError, match="holds 120 items"):
+        index.search(next(catalogue.rglob("*.jpg")), k)
+
+
+def test_features_of_another_width_are_refused(index: Index) -> None:
+    with pytest.raises(UserError, match="do not fit"):
+        index.search_features(np.zeros((1, 7), np.float32), 1)
+
+
+def test_another_extractor_is_refused(index: Index, run: Path, catalogue: Path, tmp_path: Path) -> None:
+    other = export(run, tmp_path / "other", [str(catalogue / "Boots")])  # other batch-norm statistics: another function
+    with pytest.raises(UserError, match="another extractor"):
+        index.add(Extractor.load(other), PhotoFiles(catalogue))
+    assert len(Index(index.directory)) == 120
+
+
+def test_damage_is_named(index: Index, catalogue: Path, tmp_path: Path) -> None:
+    photo = next(catalogue.rglob("*.jpg"))
+    with pytest.raises(UserError, match="not an index"):
+        Index(tmp_path)
+    manifest = index.directory / "manifest.json"
+    good = manifest.read_text()
+    for text, words in (("{", "damaged"), (json.dumps({**json.loads(good), "format": 9}), "newer")):
+        manifest.write_text(text)
+        with pytest.raises(UserError, match=words):
+            Index(index.directory)
+    manifest.write_text(good)
+    vectors = index.directory / "segment-000001" / "vectors.npy"
+    vectors.write_bytes(vectors.read_bytes()[:5000])
+    with pytest.raises(UserError, match="damaged"):
+        Index(index.directory).search(photo, 1)
+
+
+def test_something_in_the_way_is_not_overwritten(loaded: Extractor, tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("mine")
+    with pytest.raises(UserError, match="not an index"):
+        Index.create(tmp_path, loaded)
+    assert (tmp_path / "letter.txt").read_text() == "mine"
+
+
+WRITER = """
+import sys, retrieval.index as index_module
+from infogan.sources import PhotoFiles
+from retrieval.extractor import Extractor
+index_module.SEGMENT_ITEMS = 1
+extractor = Extractor.load(sys.argv[1], threads=1)
+index_module.Index(sys.argv[2]).add(extractor, PhotoFiles(sys.argv[3]))
+"""
+
+
+def test_a_kill_leaves_an_index_that_opens_and_a_second_writer_waits(
+    loaded: Extractor, extractor: Path, catalogue: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "index"
+    photos = tmp_path / "photos"
+    for angle in range(8):  # the same drawings, turned: hundreds of different photos
+        from PIL import Image
+
+        for path in catalogue.rglob("*.jpg"):
+            (photos / str(angle)).mkdir(parents=True, exist_ok=True)
+            turned = Image.open(path).rotate(angle, fillcolor="white")
+            turned.save(photos / str(angle) / path.name)
+    Index.create(directory, loaded)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(extractor), str(directory), str(photos)], cwd=ROOT, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 60
+    while len(Index(directory)) < 40 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    with pytest.raises(UserError, match="another process"):
+        Index(directory).remove([0])
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    after = Index(directory)
+    held = len(after)
+    assert 40 <= held < 960, "killed too late to mean anything"
+    assert len(after.search(next(catalogue.rglob("*.jpg")), held)) == held
+    result = after.add(loaded, PhotoFiles(photos))
+    assert result.added + result.known == 960 and len(after) == held + result.added

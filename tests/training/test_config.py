@@ -1,0 +1,79 @@
+"""Settings: the schema's defaults, overrides, and one clear line for each kind of mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from infogan.errors import UserError
+from training.config import Config, config_difference, load_config, photo_roots
+
+PAPER = "configs/paper.yaml"
+
+
+def test_the_papers_file_states_every_key_and_is_the_default() -> None:
+    written = OmegaConf.load(PAPER)
+    assert config_difference(OmegaConf.structured(Config), load_config(PAPER, [])) == []
+    assert set(OmegaConf.to_container(written)) == set(OmegaConf.to_container(OmegaConf.structured(Config)))
+    for section in ("data", "train", "model"):
+        assert set(written[section]) == set(OmegaConf.structured(Config)[section])
+
+
+def test_overrides_win_and_lists_are_paths() -> None:
+    config = load_config(PAPER, ["train.kimg=0.5", "data.root=[a,/b/c.zip]"])
+    assert config.train.kimg == 0.5
+    assert photo_roots(config) == [str(Path("a").absolute()), "/b/c.zip"]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.kimgs=3", "unknown key train.kimgs; did you mean train.kimg?"),
+        ("train.batchsize=3", "did you mean train.batch_size?"),
+        ("trian.kimg=3", "did you mean train.kimg?"),
+        ("data.rot=x", "did you mean data.root?"),
+        ("train.kimg=many", "train.kimg"),
+        ("train.batch_size=1.5", "train.batch_size"),
+        ("train.batch_size=0", "train.batch_size is 0; it must be 2 or more"),
+        ("train.lr_generator=-1", "train.lr_generator is -1"),
+        ("train.kimg=nan", "train.kimg is nan"),
+        ("train.kimg=inf", "train.kimg is inf"),
+        ("train.devices=2", "one device"),
+        ("train.precision=16", "32-true"),
+        ("data.fit=crop", "pad, stretch"),
+        ("model.trunk.strides=[2,2]", "as long as"),
+        ("model.trunk.dropout=1", "in 0"),
+        ("model.generator.channels=[4,4,4]", "3 the last"),
+        ("model.codes=0", "1 or more"),
+        ("seed=-1", "0 or more"),
+        ("kimg", "neither"),
+    ],
+)
+def test_each_mistake_is_one_line(override: str, words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config(PAPER, [override])
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gone\.yaml: no such config; there are configs/demo\.yaml"):
+        load_config("gone.yaml", [])
+    for text in ("a: [1", "- 1\n- 2\n", "train: 3\n", "train:\n  kimgs: 3\n", "\x00"):
+        (tmp_path / "bad.yaml").write_text(text)
+        with pytest.raises(UserError) as caught:
+            load_config(tmp_path / "bad.yaml", [])
+        assert "\n" not in str(caught.value)
+
+
+def test_photos_must_be_named() -> None:
+    with pytest.raises(UserError, match="is not set"):
+        photo_roots(load_config(PAPER, []))
+
+
+def test_only_what_cannot_change_a_run_may_differ() -> None:
+    one = load_config(PAPER, ["data.root=x"])
+    assert config_difference(one, load_config(PAPER, ["data.root=x", "train.kimg=9", "run.dir=y"])) == []
+    assert config_difference(one, load_config(PAPER, ["data.root=x", "seed=1"])) == ["seed"]

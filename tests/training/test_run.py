@@ -1,0 +1,221 @@
+"""A run: what it leaves behind, how it goes on, and what it refuses. Steps are real, layers narrow."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from infogan.errors import UserError
+from tests.conftest import ROOT, TINY, assert_user_error, command, tiny_config
+from training.config import load_config
+from training.exporting import export
+from training.fit import fit
+from training.run import checkpoints, load_checkpoint, resolve_run
+
+CURVES = {
+    *("loss/g", "loss/d_real", "loss/d_fake", "loss/mi", "d/real_mean", "d/fake_mean"),
+    *("grad_norm/g", "grad_norm/d", "train/images_per_second"),
+}
+
+
+def same(one: object, two: object) -> bool:
+    """Bitwise equality of nested state."""
+    if isinstance(one, torch.Tensor):
+        return isinstance(two, torch.Tensor) and torch.equal(one, two)
+    if isinstance(one, dict):
+        return isinstance(two, dict) and one.keys() == two.keys() and all(same(one[k], two[k]) for k in one)
+    if isinstance(one, list):
+        return isinstance(two, list) and len(one) == len(two) and all(map(same, one, two))
+    return one == two
+
+
+def test_a_run_leaves_what_the_contract_names(run: Path) -> None:
+    names = {path.name for path in run.iterdir()}
+    assert {"config.yaml", "log.txt", "metrics.jsonl", "grids", "kimg-000000.ckpt"} <= names
+    assert {"reals-000000.png", "fakes-000000.png", "codes-000000.png"} <= {p.name for p in (run / "grids").iterdir()}
+    assert "kimg 0.048" in (run / "log.txt").read_text()
+
+
+def test_curves_are_against_images_seen(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["images_seen"] for line in lines] == [16, 32, 48]
+    assert all(set(line) > CURVES for line in lines)
+    events = EventAccumulator(str(run)).Reload()
+    assert set(events.Tags()["scalars"]) >= CURVES and {"fakes", "codes", "reals"} <= set(events.Tags()["images"])
+    assert [event.step for event in events.Scalars("loss/g")] == [16, 32, 48]
+    assert events.Scalars("loss/mi")[1].value == pytest.approx(lines[1]["loss/mi"], rel=1e-5)
+
+
+def test_a_resumed_run_equals_one_that_never_stopped(run: Path, catalogue: Path, tmp_path: Path) -> None:
+    fit(tiny_config(catalogue, tmp_path / "halves", 0.024))
+    assert load_checkpoint(checkpoints(tmp_path / "halves")[-1])["images_seen"] == 24
+    fit(tiny_config(catalogue, tmp_path / "halves", 0.048))
+    resumed, whole = (load_checkpoint(checkpoints(r)[-1]) for r in (tmp_path / "halves", run))
+    assert resumed["images_seen"] == whole["images_seen"] == 48
+    assert same(resumed["state_dict"], whole["state_dict"])
+    assert same(resumed["optimizer_states"], whole["optimizer_states"])
+    lines = (tmp_path / "halves" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["images_seen"] for line in lines] == [16, 24, 32, 48]
+
+
+def test_both_players_and_the_q_head_learn(run: Path, catalogue: Path, tmp_path: Path) -> None:
+    before, after = load_checkpoint(checkpoints(fit(tiny_config(catalogue, tmp_path / "one", 0.008)))[-1]), None
+    after = load_checkpoint(checkpoints(run)[-1])
+    for name in ("generator.linear.0.weight", "discriminator.trunk.stages.0.1.weight"):
+        assert not torch.equal(before["state_dict"][name], after["state_dict"][name])
+    for name in ("discriminator.real_head.weight", "discriminator.q_head.0.weight"):
+        assert not torch.equal(before["state_dict"][name], after["state_dict"][name])
+    generator_state, discriminator_state = after["optimizer_states"]
+    assert len(generator_state["state"]) == len(generator_state["param_groups"][0]["params"])
+    assert len(discriminator_state["state"]) == len(discriminator_state["param_groups"][0]["params"])
+
+
+def test_a_finished_run_is_left_alone(run: Path, catalogue: Path) -> None:
+    before = checkpoints(run)[-1].stat().st_mtime_ns
+    fit(tiny_config(catalogue, run, 0.048))
+    assert checkpoints(run)[-1].stat().st_mtime_ns == before
+
+
+def test_the_same_command_finds_its_run(catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def numbered(*overrides: str) -> Path:
+        config = tiny_config(catalogue, tmp_path, 0.008, "run.dir=null", *overrides)
+        return fit(config).relative_to(".")
+
+    assert numbered() == Path("checkpoints/00000-paper")
+    assert numbered("seed=1") == Path("checkpoints/00001-paper")
+    assert numbered() == Path("checkpoints/00000-paper")
+    assert numbered("train.kimg=0.016") == Path("checkpoints/00000-paper")
+
+
+def test_a_run_of_another_config_is_refused(run: Path, catalogue: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"another config \(seed 0 → 7\)"):
+        fit(tiny_config(catalogue, run, 0.1, "seed=7"))
+    (tmp_path / "mine.txt").write_text("keep")
+    with pytest.raises(UserError, match="not a run directory"):
+        resolve_run(tiny_config(catalogue, tmp_path, 0.1))
+
+
+def test_other_photos_are_refused(run: Path, catalogue: Path) -> None:
+    with pytest.raises(UserError, match="trained on other photos"):
+        fit(tiny_config(catalogue / "Shoes", run, 0.1))
+
+
+def test_ctrl_c_saves_a_whole_step_and_the_run_goes_on(catalogue: Path, tmp_path: Path) -> None:
+    arguments = [sys.executable, "train.py", *TINY, f"data.root={catalogue}", f"run.dir={tmp_path / 'run'}"]
+    training = subprocess.Popen(
+        [*arguments, "train.kimg=500"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 90
+    while not metrics.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    training.send_signal(signal.SIGINT)
+    _, errors = training.communicate(timeout=60)
+    assert training.returncode == 130, errors.decode()
+    assert b"Traceback" not in errors
+    saved = load_checkpoint(checkpoints(tmp_path / "run")[-1])["images_seen"]
+    assert saved >= 16
+    fit(tiny_config(catalogue, tmp_path / "run", (saved + 8) / 1000))
+    assert load_checkpoint(checkpoints(tmp_path / "run")[-1])["images_seen"] == saved + 8
+
+
+class Malice:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return print, ("code ran",)
+
+
+def test_unsound_checkpoints_are_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    good = checkpoints(run)[-1].read_bytes()
+    cases = {
+        "cut.ckpt": (good[: len(good) // 2], "truncated or damaged"),
+        "empty.ckpt": (b"", "truncated or damaged"),
+        "pickle.ckpt": (pickle.dumps(Malice()), "could run code"),
+        "text.ckpt": (b"not a checkpoint", "damaged|could run code"),
+    }
+    for name, (data, words) in cases.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(UserError, match=words) as caught:
+            load_checkpoint(tmp_path / name)
+        assert name in str(caught.value) and "\n" not in str(caught.value)
+    torch.save(Malice(), tmp_path / "torch.ckpt")
+    with pytest.raises(UserError, match="could run code"):
+        load_checkpoint(tmp_path / "torch.ckpt")
+    torch.save({"weights": torch.zeros(3)}, tmp_path / "foreign.ckpt")
+    with pytest.raises(UserError, match="some other program"):
+        load_checkpoint(tmp_path / "foreign.ckpt")
+    with pytest.raises(UserError, match="no such"):
+        load_checkpoint(tmp_path / "gone.ckpt")
+    assert "code ran" not in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_another_model_is_refused(run: Path, catalogue: Path, tmp_path: Path) -> None:
+    other = fit(tiny_config(catalogue, tmp_path / "other", 0.008, "model.codes=3"))
+    target = tmp_path / "target"
+    fit(tiny_config(catalogue, target, 0.008))
+    checkpoints(target)[-1].write_bytes(checkpoints(other)[-1].read_bytes())
+    with pytest.raises(UserError, match="another model"):
+        fit(tiny_config(catalogue, target, 0.016))
+
+
+def test_dry_run_prints_everything_and_touches_nothing(tmp_path: Path) -> None:
+    done = command(str(ROOT / "train.py"), str(ROOT / "configs" / "paper.yaml"), "--dry-run", "seed=3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for words in ("seed: 3", "430,000", "1,064,627", "80.5 M", "486.7 M", "1536 from a 16×8×12 map", "31,250"):
+        assert words in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_loads_and_runs_two_steps(config: Path, catalogue: Path, tmp_path: Path) -> None:
+    settings = [f"data.root={catalogue}", f"run.dir={tmp_path / 'run'}", "train.batch_size=4", "train.kimg=0.008"]
+    written = fit(load_config(config, settings))
+    assert load_checkpoint(checkpoints(written)[-1])["images_seen"] == 8
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_trains_in_mixed_precision(catalogue: Path, tmp_path: Path) -> None:
+    done = fit(tiny_config(catalogue, tmp_path / "run", 0.048, "train.precision=bf16-mixed"))
+    assert load_checkpoint(checkpoints(done)[-1])["images_seen"] == 48
+
+
+def test_mistakes_on_the_command_line(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "a.jpg").write_text("not a photo")
+    assert_user_error(command("train.py", "train.kimgs=1"), "did you mean train.kimg?")
+    assert_user_error(command("train.py", "gone.yaml"), "no such config")
+    assert_user_error(command("train.py", f"data.root={tmp_path / 'empty'}"), "no photos")
+    assert_user_error(command("export.py", str(tmp_path / "gone")), "no such run")
+    for source, words in ((tmp_path / "letters", "none of 1 photo files"), (tmp_path / "gone", "no such folder")):
+        with pytest.raises(UserError, match=words):
+            fit(tiny_config(source, tmp_path / "run", 0.008))
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match="no kimg"):
+        export(tmp_path / "empty", None, None)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="not an extractor"):
+        export(run, tmp_path / "file", None)
+
+
+def test_an_export_finds_its_photos_or_asks_for_others(run: Path, catalogue: Path, tmp_path: Path) -> None:
+    path = checkpoints(run)[-1]
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["config"]["data"]["root"] = [str(tmp_path / "moved")]
+    torch.save(checkpoint, tmp_path / "alone.ckpt")
+    with pytest.raises(UserError, match="name real photos with --photos"):
+        export(tmp_path / "alone.ckpt", None, None)
+    written = export(tmp_path / "alone.ckpt", None, [str(catalogue)])
+    assert written == tmp_path / "extractor-alone" and (written / "model.onnx").exists()
+    assert export(tmp_path / "alone.ckpt", written, [str(catalogue)]) == written  # an older extractor is replaced

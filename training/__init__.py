@@ -1,0 +1,1 @@
+"""How the model is trained: configuration, photo store, the Lightning module and its callbacks."""

@@ -1,0 +1,192 @@
+"""The typed schema of a recipe: what may be set, what it means, and what values make sense.
+
+Every field is documented by the comments of `configs/paper.yaml`; the defaults here are that recipe's.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from infogan.errors import UserError
+from infogan.photo import FITS
+
+PRECISIONS = ("32-true", "bf16-mixed")
+# What may differ between the call that began a run and the one that goes on with it.
+RESUMABLE = ("run.dir", "data.cache", "train.kimg", "train.checkpoint_kimg", "train.status_kimg", "train.grid_kimg")
+
+
+@dataclass
+class RunConfig:
+    dir: str | None = None
+
+
+@dataclass
+class DataConfig:
+    root: Any = "???"
+    fit: str = "stretch"
+    cache: str | None = None
+
+
+@dataclass
+class TrunkConfig:
+    channels: list[int] = field(default_factory=lambda: [16, 32, 64, 128, 256, 16])
+    strides: list[int] = field(default_factory=lambda: [2, 1, 2, 1, 2, 1])
+    input_size: list[int] = field(default_factory=lambda: [64, 96])
+    dropout: float = 0.5
+
+
+@dataclass
+class GeneratorConfig:
+    noise: int = 100
+    channels: list[int] = field(default_factory=lambda: [256, 128, 64, 32, 16, 16, 3])
+    start: list[int] = field(default_factory=lambda: [4, 6])
+    dropout: float = 0.4
+
+
+@dataclass
+class ModelConfig:
+    codes: int = 8
+    trunk: TrunkConfig = field(default_factory=TrunkConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+
+
+@dataclass
+class TrainConfig:
+    kimg: float = 2000
+    batch_size: int = 64
+    lr_discriminator: float = 2e-4
+    lr_generator: float = 1e-3
+    betas: list[float] = field(default_factory=lambda: [0.5, 0.999])
+    mi_weight: float = 0.05
+    checkpoint_kimg: float = 50
+    status_kimg: float = 1
+    grid_kimg: float = 10
+    devices: int = 1
+    precision: str = "32-true"
+
+
+@dataclass
+class Config:
+    name: str = "paper"
+    seed: int = 0
+    run: RunConfig = field(default_factory=RunConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def load_config(path: str | Path | None, overrides: list[str]) -> DictConfig:
+    """Schema ← YAML file ← `key=value` overrides, checked.
+
+    Raises:
+        UserError: no such file, bad YAML, an unknown key (the nearest known one is named), a wrong type, or a value
+            that makes no sense.
+    """
+    config = OmegaConf.structured(Config)
+    try:
+        if path is not None:
+            config.name = Path(path).stem
+            recipe = OmegaConf.load(_existing(path))
+            if not isinstance(recipe, DictConfig):
+                raise UserError(f"{path}: not a config; it must hold keys and values")
+            config = OmegaConf.merge(config, recipe)
+        for override in overrides:
+            if "=" not in override:
+                raise UserError(f"{override!r} is neither a .yaml file nor key=value")
+            config = OmegaConf.merge(config, OmegaConf.from_dotlist([override]))
+    except OmegaConfBaseException as error:
+        raise UserError(_explain(error)) from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    _check(config)
+    return config
+
+
+def config_difference(old: DictConfig, new: DictConfig) -> list[str]:
+    """The keys whose values differ in a way that would make another run of it, dotted."""
+    before, after = _leaves(old), _leaves(new)
+    keys = sorted(before.keys() | after.keys())
+    return [key for key in keys if key not in RESUMABLE and before.get(key) != after.get(key)]
+
+
+def photo_roots(config: DictConfig) -> list[str]:
+    """`data.root` as a list of absolute paths."""
+    roots = OmegaConf.to_container(config.data).get("root", "???")  # type: ignore[union-attr]
+    if roots == "???" or not roots:
+        raise UserError("data.root is not set; name a folder or a zip of photos: data.root=PATH or data.root=[A,B]")
+    return [str(Path(str(root)).expanduser().absolute()) for root in (roots if isinstance(roots, list) else [roots])]
+
+
+def _existing(path: str | Path) -> str | Path:
+    if not Path(path).is_file():
+        known = ", ".join(str(p) for p in sorted(Path("configs").glob("*.yaml")))
+        raise UserError(f"{path}: no such config" + (f"; there are {known}" if known else ""))
+    return path
+
+
+def _leaves(config: DictConfig) -> dict[str, Any]:
+    def walk(node: Any, prefix: str) -> dict[str, Any]:
+        if not isinstance(node, dict):
+            return {prefix: node}
+        return {k: v for key, child in node.items() for k, v in walk(child, f"{prefix}.{key}".lstrip(".")).items()}
+
+    return walk(OmegaConf.to_container(config), "")
+
+
+def _explain(error: OmegaConfBaseException) -> str:
+    key = getattr(error, "full_key", None) or "config"
+    reason = str(error.msg or error).splitlines()[0]
+    if "not in" not in reason:
+        return f"{key}: {reason}"
+    known = _leaves(OmegaConf.structured(Config))
+    near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+    return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else f"; known keys: {', '.join(known)}")
+
+
+def _check(config: DictConfig) -> None:
+    model, train = config.model, config.train
+    rules = [
+        ("data.fit", config.data.fit in FITS, f"one of {', '.join(FITS)}"),
+        ("seed", config.seed >= 0, "0 or more"),
+        ("model.codes", model.codes >= 1, "1 or more"),
+        ("model.trunk.channels", _positive(model.trunk.channels), "a list of numbers ≥ 1"),
+        (
+            "model.trunk.strides",
+            len(model.trunk.strides) == len(model.trunk.channels),
+            "as long as model.trunk.channels",
+        ),
+        ("model.trunk.strides", set(model.trunk.strides) <= {1, 2}, "1 or 2 for each stage"),
+        ("model.trunk.input_size", _positive(model.trunk.input_size, 2), "two numbers, height and width"),
+        ("model.trunk.dropout", 0 <= model.trunk.dropout < 1, "in 0 … 1"),
+        ("model.generator.noise", model.generator.noise >= 1, "1 or more"),
+        ("model.generator.channels", _positive(model.generator.channels), "a list of numbers ≥ 1"),
+        ("model.generator.channels", list(model.generator.channels)[2:][-1:] == [3], "3 or more numbers, 3 the last"),
+        ("model.generator.start", _positive(model.generator.start, 2), "two numbers, height and width"),
+        ("model.generator.dropout", 0 <= model.generator.dropout < 1, "in 0 … 1"),
+        ("train.kimg", 0 < train.kimg < math.inf, "more than 0"),
+        ("train.batch_size", train.batch_size >= 2, "2 or more, for batch norm"),
+        ("train.lr_discriminator", train.lr_discriminator > 0, "more than 0"),
+        ("train.lr_generator", train.lr_generator > 0, "more than 0"),
+        ("train.betas", len(train.betas) == 2 and all(0 <= beta < 1 for beta in train.betas), "two numbers in 0 … 1"),
+        ("train.mi_weight", train.mi_weight >= 0, "0 or more"),
+        ("train.checkpoint_kimg", train.checkpoint_kimg > 0, "more than 0"),
+        ("train.status_kimg", train.status_kimg > 0, "more than 0"),
+        ("train.grid_kimg", train.grid_kimg > 0, "more than 0"),
+        ("train.devices", train.devices == 1, "1: this version trains on one device"),
+        ("train.precision", train.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
+    ]
+    for key, holds, wanted in rules:
+        if not holds:
+            raise UserError(f"{key} is {OmegaConf.select(config, key)}; it must be {wanted}")
+
+
+def _positive(values: Any, count: int | None = None) -> bool:
+    return len(values) > 0 and all(value >= 1 for value in values) and count in (None, len(values))

@@ -1,0 +1,61 @@
+"""The networks that a config's `model` section describes, and what they cost. Free of Lightning, so quick to import."""
+
+from __future__ import annotations
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from infogan.discriminator import Discriminator
+from infogan.generator import Generator
+from infogan.photo import PHOTO_BYTES, SIZE
+from infogan.trunk import Trunk
+
+
+def build_discriminator(model: DictConfig) -> Discriminator:
+    """The discriminator that a config's `model` section describes."""
+    trunk = Trunk(model.trunk.channels, model.trunk.strides, model.trunk.input_size, model.trunk.dropout)
+    return Discriminator(trunk, model.codes)
+
+
+def build_generator(model: DictConfig) -> Generator:
+    """The generator that a config's `model` section describes."""
+    part = model.generator
+    return Generator(part.noise, model.codes, list(part.channels), list(part.start), part.dropout)
+
+
+def describe(config: DictConfig) -> str:
+    """The resolved config, weights, multiply-adds and sizes on disk, as text. Reads no photo and writes nothing."""
+    with torch.device("meta"):
+        generator, discriminator = build_generator(config.model).eval(), build_discriminator(config.model).eval()
+        trunk = discriminator.trunk
+        photo, latent = torch.empty(1, 3, SIZE, SIZE), torch.empty(1, generator.latent_size)
+        rows = [
+            ("trunk", count_weights(trunk), multiply_adds(trunk, photo)),
+            ("discriminator, with heads", count_weights(discriminator), multiply_adds(discriminator, photo)),
+            ("generator", count_weights(generator), multiply_adds(generator, latent)),
+        ]
+    weights = rows[1][1] + rows[2][1]
+    lines = [OmegaConf.to_yaml(config), f"{'':26}{'weights':>12}{'multiply-adds a photo':>24}"]
+    lines += [f"{name:26}{count:12,}{adds / 1e6:22,.1f} M" for name, count, adds in rows]
+    lines += [
+        "",
+        f"features     {trunk.num_features} from a {'×'.join(map(str, trunk.map_size))} map",
+        f"extractor    {count_weights(trunk) * 4 / 1e6:,.1f} MB a form (safetensors, ONNX, pt2)",
+        f"checkpoint   {weights * 12 / 1e6:,.1f} MB (weights and two Adam moments)",
+        f"photo store  {PHOTO_BYTES / 1e6:.3f} MB a photo, {PHOTO_BYTES / 1e5:,.1f} GB for 100,000",
+        f"steps        {-(-round(config.train.kimg * 1000) // config.train.batch_size):,}",
+    ]
+    return "\n".join(lines)
+
+
+def count_weights(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def multiply_adds(network: nn.Module, example: Tensor) -> int:
+    """Of the forward pass on `example`; convolutions and matrix products, as PyTorch's own counter sees them."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(example)
+    return counter.get_total_flops() // 2
