@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from string import Template
 from typing import Any
+from urllib.parse import quote
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before FAISS: spinning threads cost up to 40× on a busy core
 
@@ -27,7 +28,16 @@ from retrieval.index import Hit, Index
 
 DEMO = Path("demo")
 PAGE = DEMO / "index.html"
-CLASSES = ("Sneakers", "Heels", "Knee High", "Sandals", "Flats", "Loafers", "Slippers", "Ankle")
+KINDS = (
+    "Shoes/Sneakers and Athletic Shoes",
+    "Shoes/Heels",
+    "Sandals/Flat",
+    "Shoes/Loafers",
+    "Boots/Ankle",
+    "Slippers/Slipper Flats",
+    "Shoes/Flats",
+    "Boots/Knee High",
+)
 CURVES = {
     "losses": ("loss/g", "loss/d_real", "loss/d_fake"),
     "mutual information: codes not yet read back": ("loss/mi",),
@@ -65,8 +75,13 @@ def run(command: str) -> str:
 
 def pick_queries(photos: list[Path]) -> list[Path]:
     """One photo of each class: the middle one of its folder, so that nobody can say they were chosen."""
-    folders = [[photo for photo in photos if name in photo.parts[-3]] for name in CLASSES]
-    return [folder[len(folder) // 2] for folder in folders if folder]
+    folders = [[photo for photo in photos if kind(photo) == wanted] for wanted in KINDS]
+    return [folder[len(folder) // 2] for folder in folders]
+
+
+def kind(photo: Path) -> str:
+    """`Category/SubCategory` of a photo in the tree of UT-Zap50K."""
+    return "/".join(photo.parts[-4:-2])
 
 
 def print_end(report: dict[str, Any], query: str) -> None:
@@ -87,7 +102,7 @@ def page(report: dict[str, Any], queries: Iterable[Path], index: Index) -> str:
         table=figure_table(report),
         n=report["n"],
         items=len(index),
-        kimg=f"{metrics[-1]['images_seen'] / 1000:g}",
+        kimg=f"{metrics[-1]['images_seen'] / 1000:.0f}",
         fakes=max(grids.glob("fakes-*.png")).relative_to(DEMO),
         codes=max(grids.glob("codes-*.png")).relative_to(DEMO),
         curves="\n".join(curve(title, names, metrics) for title, names in CURVES.items()),
@@ -101,17 +116,14 @@ def result_row(query: Path, hits: list[Hit]) -> str:
         f"<figure>{picture(DEMO / 'catalogue' / hit.path)}<figcaption>{hit.distance:.1f}</figcaption></figure>"
         for hit in others
     )
-    name = html.escape(query.parts[-3])
+    name = html.escape(kind(query))
     return (
         f'<div class="row"><figure class="query">{picture(query)}<figcaption>{name}</figcaption></figure>{cells}</div>'
     )
 
 
 def picture(path: Path) -> str:
-    """Percent signs and quotes in a path would end the attribute or the address."""
-    from urllib.parse import quote
-
-    return f'<img src="{quote(path.relative_to(DEMO).as_posix())}" alt="{html.escape(path.parts[-3])}">'
+    return f'<img src="{quote(path.relative_to(DEMO).as_posix())}" alt="{html.escape(kind(path))}">'
 
 
 def figure_table(report: dict[str, Any]) -> str:
@@ -139,7 +151,7 @@ def curve(title: str, names: tuple[str, ...], metrics: list[dict[str, float]]) -
     labels = (
         f'<text x="{left - 4}" y="12" text-anchor="end">{top:.2g}</text>'
         f'<text x="{left - 4}" y="{height - bottom + 4}" text-anchor="end">0</text>'
-        f'<text x="{width - 6}" y="{height - 2}" text-anchor="end">{last / 1000:g} kimg</text>'
+        f'<text x="{width - 6}" y="{height - 2}" text-anchor="end">{last / 1000:.0f} kimg</text>'
     )
     picture = (
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{title}">{axes}{"".join(lines)}{labels}</svg>'
@@ -161,6 +173,7 @@ PAGE_TEMPLATE = """<!doctype html>
   .query { border-right: 1px solid var(--line); padding-right: .5rem; }
   table { border-collapse: collapse; } th, td { padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); }
   th { text-align: left; font-weight: 500; } td { text-align: right; font-variant-numeric: tabular-nums; }
+  tr:first-child th + th { text-align: right; color: var(--soft); }
   tr:last-child > * { font-weight: 700; }
   .wide { max-width: 100%; border-radius: 6px; background: #fff; }
   .curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: 1rem; }
