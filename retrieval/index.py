@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from infogan.errors import UserError
+from infogan.files import write_atomically
 from infogan.photo import Source
 from infogan.sources import PhotoFiles
 from retrieval.extractor import Extractor, decode_files
@@ -71,22 +72,25 @@ class Index:
         directory = Path(directory)
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise UserError(f"{directory}: exists and is not an index; choose another place")
-        (directory / "extractor").mkdir(parents=True)
-        for name in ("config.json", "model.onnx"):
-            shutil.copyfile(extractor.directory / name, directory / "extractor" / name)
-        _write_json(
-            directory / "manifest.json",
-            {
-                "format": FORMAT,
-                "generation": 0,
-                "extractor_sha256": extractor.sha256,
-                "num_features": extractor.num_features,
-                "next_id": 0,
-                "next_segment": 1,
-                "segments": [],
-                "removed": [],
-            },
-        )
+        manifest = {
+            "format": FORMAT,
+            "generation": 0,
+            "extractor_sha256": extractor.sha256,
+            "num_features": extractor.num_features,
+            "next_id": 0,
+            "next_segment": 1,
+            "segments": [],
+            "removed": [],
+        }
+        temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
+        try:
+            (temporary / "extractor").mkdir(parents=True)
+            for name in ("config.json", "model.onnx"):
+                shutil.copyfile(extractor.directory / name, temporary / "extractor" / name)
+            write_atomically(temporary / "manifest.json", json.dumps(manifest))
+            temporary.rename(directory)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
         return cls(directory)
 
     def reload(self) -> None:
@@ -227,8 +231,9 @@ class Index:
         folder = self.directory / name
         shutil.rmtree(folder, ignore_errors=True)  # left by a writer that was killed before it published
         folder.mkdir()
-        np.save(folder / "vectors.npy", vectors)
-        _write_json(folder / "items.json", [{"id": first + row, **item} for row, item in enumerate(items)])
+        _write_vectors(folder / "vectors.npy", vectors)
+        numbered = [{"id": first + row, **item} for row, item in enumerate(items)]
+        write_atomically(folder / "items.json", json.dumps(numbered))
         self._publish(
             {
                 "next_segment": number + 1,
@@ -240,7 +245,7 @@ class Index:
 
     def _publish(self, changes: dict[str, Any]) -> None:
         manifest = {**self.manifest, **changes, "generation": self.manifest["generation"] + 1}
-        _write_json(self.directory / "manifest.json", manifest)
+        write_atomically(self.directory / "manifest.json", json.dumps(manifest))
         self.manifest = manifest
 
     @contextmanager
@@ -257,11 +262,10 @@ class Index:
             yield
 
 
-def _write_json(path: Path, content: Any) -> None:
-    """Write whole or not at all, also through a power cut."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as file:
-        json.dump(content, file)
+def _write_vectors(path: Path, vectors: np.ndarray) -> None:
+    """As numpy.save, whose way of writing hides that the disk is full."""
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(vectors))
+        file.write(vectors.data)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)

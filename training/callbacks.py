@@ -154,8 +154,11 @@ class Checkpoints(pl.Callback):
             return
         path = checkpoint_path(self.run, module.images_seen)
         temporary = path.with_suffix(".tmp")
-        trainer.save_checkpoint(temporary)
-        temporary.replace(path)
+        try:
+            trainer.save_checkpoint(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
         self.saved = module.images_seen
         log.info("saved %s", path)
 

@@ -179,7 +179,7 @@ def _write_forms(trunk: Trunk, directory: Path) -> None:
     program = torch.export.export(network, (example,), dynamic_shapes=batch)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # names source files of this machine
-    torch.export.save(program, directory / "model.pt2")
+    (directory / "model.pt2").write_bytes(_saved(program))
     with _quiet():
         exported = torch.onnx.export(
             program,
@@ -195,6 +195,13 @@ def _write_forms(trunk: Trunk, directory: Path) -> None:
     for item in [model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info]:
         item.ClearField("metadata_props")  # the same
     (directory / "model.onnx").write_bytes(model.SerializeToString())
+
+
+def _saved(program: torch.export.ExportedProgram) -> bytes:
+    """By way of memory: PyTorch's own writer does not tell a full disk from other faults."""
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    return buffer.getvalue()
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from infogan.errors import UserError, run_command
+from infogan.files import write_atomically
 from infogan.photo import PHOTO_BYTES, SIZE, load_photo, photo_spec
 from infogan.sources import PhotoFiles
 from training.utzap50k import OFFICIAL_URL, download_utzap50k
@@ -74,7 +75,7 @@ def open_store(roots: Any, fit: str, cache: str | Path | None = None) -> PhotoSt
         if not (stores / name).exists():
             _build(files, fit, stores / name)
         listing.parent.mkdir(parents=True, exist_ok=True)
-        _write_atomically(listing, name)
+        write_atomically(listing, name)
     return _load(stores / name)
 
 
@@ -107,7 +108,7 @@ def _build(files: PhotoFiles, fit: str, directory: Path) -> None:
         reasons = _decode_pending(files, fit, pixels, status)
         if not (status == _READABLE).any():
             raise UserError(f"none of {len(files):,} photo files is readable; the first: {reasons[0].strip()}")
-        _write_atomically(partial / "store.json", json.dumps({"photo": photo_spec(fit), "names": files.names}))
+        write_atomically(partial / "store.json", json.dumps({"photo": photo_spec(fit), "names": files.names}))
         pixels.flush()
         status.flush()
         partial.rename(directory)
@@ -153,14 +154,8 @@ def _decode_pending(files: PhotoFiles, fit: str, pixels: np.memmap, status: np.m
         except BaseException:  # an interrupt must not wait for the whole queue
             pool.shutdown(cancel_futures=True)
             raise
-    _write_atomically(Path(str(pixels.filename)).with_name("unreadable.txt"), "".join(reasons))
+    write_atomically(Path(str(pixels.filename)).with_name("unreadable.txt"), "".join(reasons))
     return reasons
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, errors="surrogateescape")
-    temporary.replace(path)
 
 
 class PhotoBatches(IterableDataset):

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from infogan.errors import UserError
+from infogan.files import write_atomically
 from training.config import Config, config_difference
 
 RUNS = Path("checkpoints")
@@ -121,10 +122,17 @@ def _open_log(path: Path) -> None:
     log.setLevel(logging.INFO)
     log.propagate = False
     log.handlers.clear()
-    to_file = logging.FileHandler(path)
+    to_file = _File(path)
     to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     log.addHandler(to_file)
     log.addHandler(_Console())
+
+
+class _File(logging.FileHandler):
+    """Raises where the standard handler prints a traceback and goes on: a full disk must stop the run."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise
 
 
 class _Console(logging.Handler):
@@ -132,9 +140,3 @@ class _Console(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         print(record.getMessage(), file=sys.stdout, flush=True)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)

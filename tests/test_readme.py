@@ -1,0 +1,42 @@
+"""The README's commands and code run, in its order, on drawn photos and with narrow layers."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+from tests.conftest import ROOT, TINY, command
+
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def test_the_readmes_commands_and_code_run(catalogue: Path, tmp_path: Path) -> None:
+    blocks = BLOCK.findall((ROOT / "README.md").read_text())
+    commands = [line for kind, text in blocks if not kind for line in text.splitlines() if line.startswith("python ")]
+    assert len(commands) == 5
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    shutil.copy(next(catalogue.rglob("*.jpg")), tmp_path / "shoe.jpg")
+    for line in commands:
+        words = shlex.split(line.replace("PHOTOS", str(catalogue)), comments=True)[1:]
+        if words[0].endswith(".py"):
+            words[0] = str(ROOT / words[0])
+        if words[0].endswith("train.py"):
+            words += [*TINY, "train.kimg=0.016"]
+        done = command(*words, cwd=tmp_path)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+    (code,) = [text for kind, text in blocks if kind == "python"]
+    done = command("-c", code + "\nprint(features.shape, len(hits))", cwd=tmp_path)
+    assert done.stdout == "(1, 1536) 5\n", done.stderr
+
+
+def test_every_file_the_docs_name_is_there() -> None:
+    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        text = document.read_text()
+        linked = re.findall(r"\]\(([^)#:]+)\)", text)
+        scripts = re.findall(
+            r"\b(?:benchmarks|configs|docs|training|infogan|retrieval)/[\w/]+\.(?:py|yaml|md|sh)", text
+        )
+        for name in {*(document.parent / path for path in linked), *(ROOT / path for path in scripts)}:
+            assert name.exists(), f"{document.name} names {name}"
