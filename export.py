@@ -12,11 +12,11 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads cost up to 40× on a busy core
 
-from infogan.errors import run_command
+from infogan.errors import ArgumentParser, run_command
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, metavar="RUN_OR_CHECKPOINT", help="a run: its newest checkpoint")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: extractor-kimg-… beside the checkpoint")
     parser.add_argument("--photos", nargs="+", metavar="PATH", help="real photos, where those of the run are gone")

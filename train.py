@@ -13,11 +13,11 @@ import sys
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads cost up to 40× on a busy core
 
-from infogan.errors import run_command
+from infogan.errors import ArgumentParser, run_command
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", nargs="*", metavar="CONFIG.yaml | key=value", help="default: configs/paper.yaml")
     parser.add_argument("--dry-run", action="store_true", help="print settings, sizes and costs; touch nothing")
     arguments = parser.parse_intermixed_args()

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import sys
+import threading
 import warnings
 from collections.abc import Callable
+from typing import NoReturn
 
-# What the machine refuses and only the user can mend: space, rights, a path in the way.
-_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR}
+# What the machine refuses and only the user can mend: space, rights, something in the way.
+_MACHINE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EBUSY, errno.ENAMETOOLONG, errno.ELOOP),
+}
 
 
 class UserError(ValueError):
     """A mistake of the user's. The message is one line that names the thing and the remedy."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Tells a wrong command line as a `UserError`, without the usage around it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
 
 
 def run_command(main: Callable[[], None]) -> int:
@@ -21,6 +34,7 @@ def run_command(main: Callable[[], None]) -> int:
     Faults of ours are not caught: they leave with their traceback, and Python exits with 1.
     """
     warnings.filterwarnings("ignore", module="PIL")  # about files that load_photo judges itself
+    threading.excepthook = _quiet_about_the_machine
     try:
         main()
     except UserError as error:
@@ -30,7 +44,7 @@ def run_command(main: Callable[[], None]) -> int:
         if error.errno not in _MACHINE:
             raise
         print(
-            f"error: {error.filename or 'writing'}: {error.strerror}; free space or choose another place",
+            f"error: {error.filename or 'writing'}: {error.strerror}; make room or choose another place",
             file=sys.stderr,
         )
         return 2
@@ -38,3 +52,9 @@ def run_command(main: Callable[[], None]) -> int:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return 130
     return 0
+
+
+def _quiet_about_the_machine(failure: threading.ExceptHookArgs) -> None:
+    """TensorBoard writes in a thread of its own; what stops it there stops the main thread too, which then says so."""
+    if not (isinstance(failure.exc_value, OSError) and failure.exc_value.errno in _MACHINE):
+        threading.__excepthook__(failure)

@@ -39,7 +39,7 @@ def load_photo(source: Source, fit: str = "pad") -> np.ndarray:
 
     Args:
         source: a path, encoded bytes, an open binary file, a PIL image, or an (H, W[, 3 or 4]) uint8 array.
-        fit: `pad` centres the image on a white square first; `stretch` ignores the aspect ratio.
+        fit: `pad` centres the image on a white square; `stretch` ignores the aspect ratio.
 
     Returns:
         (128, 128, 3) uint8, RGB.
@@ -78,12 +78,15 @@ def fit_photo(image: Image.Image, fit: str) -> np.ndarray:
     """Fit an RGB image to (128, 128, 3) uint8 with Pillow's antialiased bicubic filter."""
     if fit not in FITS:
         raise UserError(f"fit {fit!r} is not known; choose one of {', '.join(FITS)}")
-    side = max(image.size)
-    if fit == "pad" and image.size != (side, side):
-        square = Image.new("RGB", (side, side), "white")
-        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-        image = square
-    return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+    if fit == "stretch":
+        return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+    # Scaled before it is padded: the square around a very wide photo would not fit into memory.
+    scale = SIZE / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    square = Image.new("RGB", (SIZE, SIZE), "white")
+    inner = image.resize((width, height), Image.Resampling.BICUBIC)
+    square.paste(inner, ((SIZE - width) // 2, (SIZE - height) // 2))
+    return np.asarray(square)
 
 
 def photo_spec(fit: str) -> dict[str, Any]:

@@ -20,9 +20,10 @@ UNPACK_ALLOWANCE = 1 << 30
 
 @dataclass(frozen=True)
 class _Entry:
-    """One photo file: its public name, where its bytes are, and a stamp that changes when they do."""
+    """One photo file: its public name, the root it is under, where its bytes are, a stamp that changes when they do."""
 
     name: str
+    root: str
     archive: zipfile.ZipFile | None
     location: str
     stamp: str
@@ -30,12 +31,19 @@ class _Entry:
     def read(self) -> bytes:
         return self.archive.read(self.location) if self.archive else Path(self.location).read_bytes()
 
+    def content(self) -> str:
+        try:
+            return hashlib.blake2b(self.read()).hexdigest()
+        except Exception:  # a damaged member or a dangling link; whoever decodes it will say so
+            return "unreadable"
+
 
 class PhotoFiles:
     """The photo files below some folders, zips or single files, sorted by name.
 
     A name is the path below its root, with `/` between parts; with several roots it begins with the root's own name.
-    Files are recognised by their suffix; hidden ones are left out. Reading is safe from several threads.
+    Files are recognised by their suffix; hidden ones are left out, and links to folders are followed. Reading is safe
+    from several threads.
 
     Raises:
         UserError: a root that is missing, holds no photo files or is given twice; an archive that is damaged,
@@ -65,16 +73,17 @@ class PhotoFiles:
         """The encoded bytes of photo `index`."""
         return self._entries[index].read()
 
+    def root(self, index: int) -> str:
+        """The absolute path of the folder, zip or file that photo `index` was found in."""
+        return self._entries[index].root
+
     def listing_key(self) -> str:
         """A quick hash of names, places, sizes and times: equal keys mean nothing was touched."""
-        return _digest(f"{entry.name}\0{entry.location}\0{entry.stamp}" for entry in self._entries)
+        return _digest(f"{entry.name}\0{entry.root}\0{entry.location}\0{entry.stamp}" for entry in self._entries)
 
     def content_key(self) -> str:
-        """A hash of names and contents: equal keys mean the same photos, wherever they lie. Reads folders whole."""
-        return _digest(
-            f"{entry.name}\0{entry.stamp if entry.archive else hashlib.blake2b(entry.read()).hexdigest()}"
-            for entry in self._entries
-        )
+        """A hash of names and contents: equal keys mean the same photos, packed or not. Reads every file."""
+        return _digest(f"{entry.name}\0{entry.content()}" for entry in self._entries)
 
 
 def _digest(lines: Iterator[str]) -> str:
@@ -90,7 +99,7 @@ def _list(path: Path, prefix: str) -> Iterator[_Entry]:
     if not path.exists():
         raise UserError(f"{path}: no such folder or zip")
     if path.suffix.lower() in SUFFIXES:
-        return iter([_file_entry(path, prefix + path.name)])
+        return iter([_file_entry(path, path, prefix + path.name)])
     return _list_zip(path, prefix)
 
 
@@ -100,39 +109,59 @@ def _is_photo(name: str) -> bool:
 
 
 def _list_folder(root: Path, prefix: str) -> Iterator[_Entry]:
-    for folder, _, files in os.walk(root):
+    visited: set[str] = set()
+    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_refuse):
+        real = os.path.realpath(folder)
+        if real in visited:  # a link that leads back up, or a second one to the same place
+            subfolders.clear()
+            continue
+        visited.add(real)
         for file in files:
             path = Path(folder, file)
             name = path.relative_to(root).as_posix()
             if _is_photo(name):
-                yield _file_entry(path, prefix + name)
+                yield _file_entry(root, path, prefix + name)
 
 
-def _file_entry(path: Path, name: str) -> _Entry:
-    stat = path.stat()
-    return _Entry(name, None, str(path.absolute()), f"{stat.st_size} {stat.st_mtime_ns}")
+def _refuse(error: OSError) -> None:
+    raise error
+
+
+def _file_entry(root: Path, path: Path, name: str) -> _Entry:
+    try:
+        stat = path.stat()
+        stamp = f"{stat.st_size} {stat.st_mtime_ns}"
+    except OSError:
+        stamp = "dangling"  # listed all the same: an unreadable photo is counted, not overlooked
+    return _Entry(name, str(root.absolute()), None, str(path.absolute()), stamp)
 
 
 def _list_zip(path: Path, prefix: str) -> Iterator[_Entry]:
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, EOFError, ValueError):
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError):
         raise UserError(f"{path}: not a readable zip; it may be truncated, fetch or pack it again") from None
     members = [info for info in archive.infolist() if not info.is_dir()]
     for info in members:
-        _check_member(path, info)
+        _check_name(path, info)
     photos = [info for info in members if _is_photo(info.filename)]
+    for info in photos:
+        _check_member(path, info)
     unpacked = sum(info.file_size for info in photos)
     if unpacked > MAX_UNPACK_RATIO * path.stat().st_size + UNPACK_ALLOWANCE:
         raise UserError(f"{path}: claims to unpack to {unpacked / 2**30:,.0f} GiB; refused as a zip bomb")
+    root = str(path.absolute())
     for info in photos:
-        yield _Entry(prefix + info.filename, archive, info.filename, f"{info.file_size} {info.CRC:08x}")
+        yield _Entry(prefix + info.filename, root, archive, info.filename, f"{info.file_size} {info.CRC:08x}")
+
+
+def _check_name(path: Path, info: zipfile.ZipInfo) -> None:
+    name = PurePosixPath(info.filename.replace("\\", "/"))
+    if name.is_absolute() or ".." in name.parts or ":" in "".join(name.parts[:1]):
+        raise UserError(f"{path}: holds the unsafe path {info.filename!r}; pack it again with relative paths")
 
 
 def _check_member(path: Path, info: zipfile.ZipInfo) -> None:
-    parts = PurePosixPath(info.filename.replace("\\", "/"))
-    if parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[0]:
-        raise UserError(f"{path}: holds the unsafe path {info.filename!r}; pack it again with relative paths")
     if info.flag_bits & 0x1:
         raise UserError(f"{path}: is encrypted; unpack it, or pack it again without a password")
     if info.file_size > MAX_PHOTO_BYTES:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -104,7 +104,7 @@ class PhotoToFeatures(nn.Module):
 
 
 @torch.no_grad()
-def reestimate_batch_norm(trunk: Trunk, batches: Sequence[Tensor]) -> None:
+def reestimate_batch_norm(trunk: Trunk, batches: Iterable[Tensor]) -> None:
     """Replace the running statistics, which mix real and generated photos, by the mean over real batches.
 
     Each layer's statistics are gathered with the layers before it normalising by batch, as in training, and with

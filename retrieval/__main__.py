@@ -20,7 +20,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before FAISS: spinning threads cost up to 40× on a busy core
 
-from infogan.errors import UserError, run_command
+from infogan.errors import ArgumentParser, UserError, run_command
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m retrieval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -83,13 +83,20 @@ def _index(arguments: argparse.Namespace) -> dict[str, Any]:
     if not len(index):
         raise UserError(f"{arguments.photos[0]}: no photo is readable; the first: {result.unreadable[0][1]}")
     unreadable = [{"path": path, "reason": reason} for path, reason in result.unreadable]
-    return {"added": result.added, "known": result.known, "unreadable": unreadable, "items": len(index)}
+    return {
+        "added": result.added,
+        "replaced": result.replaced,
+        "known": result.known,
+        "unreadable": unreadable,
+        "items": len(index),
+    }
 
 
 def _show_index(report: dict[str, Any]) -> None:
     for item in report["unreadable"][:10]:
         print(f"skipped {item['path']}: {item['reason']}", file=sys.stderr)
-    counts = f"added {report['added']:,}, already there {report['known']:,}, unreadable {len(report['unreadable']):,}"
+    added = f"added {report['added']:,} ({report['replaced']:,} in place of an older picture)"
+    counts = f"{added}, already there {report['known']:,}, unreadable {len(report['unreadable']):,}"
     print(f"{counts}; the index holds {report['items']:,} items")
 
 
@@ -149,13 +156,14 @@ def _figure(value: float | None) -> str:
 
 def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(*columns)
     for column in table.columns[1:]:
         column.justify = "left" if column.header == "path" else "right"
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))  # brackets in a path are no markup
     Console().print(table)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from infogan.errors import UserError
@@ -155,9 +156,11 @@ def decode_files(files: PhotoFiles, rows: Sequence[int], fits: Iterable[str], ti
     Memory holds a few chunks of 64 photos, however many there are.
     """
     chunks = [rows[i : i + _CHUNK] for i in range(0, len(rows), _CHUNK)]
+    console = Console(stderr=True)
     columns = TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     workers = os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool, Progress(*columns, console=_stderr()) as progress:
+    with ThreadPoolExecutor(workers) as pool, bar as progress:
         task = progress.add_task("", total=len(rows))
         waiting = [pool.submit(_decode_chunk, files, chunk, tuple(fits)) for chunk in chunks[: 2 * workers]]
         upcoming = iter(chunks[2 * workers :])
@@ -174,17 +177,12 @@ def _decode_chunk(files: PhotoFiles, rows: Sequence[int], fits: tuple[str, ...])
         try:
             data = files.read(row)
             image = open_rgb(data)
+            fitted = {fit: fit_photo(image, fit) for fit in fits}
         except Exception as error:  # damage inside an archive shows in many ways; none of them stops the rest
             decoded.failures.append((files.names[row], str(error)))
             continue
         decoded.rows.append(row)
         decoded.digests.append(hashlib.sha256(data).hexdigest())
-        for fit, pixels in decoded.pixels.items():
-            pixels.append(fit_photo(image, fit))
+        for fit, pixels in fitted.items():
+            decoded.pixels[fit].append(pixels)
     return decoded
-
-
-def _stderr() -> Any:
-    from rich.console import Console
-
-    return Console(stderr=True)

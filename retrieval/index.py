@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 
 from infogan.errors import UserError
-from infogan.files import write_atomically
+from infogan.files import naming, write_atomically
 from infogan.photo import Source
 from infogan.sources import PhotoFiles
-from retrieval.extractor import Extractor, decode_files
+from retrieval.extractor import Decoded, Extractor, decode_files
 from retrieval.knn import nearest
 
 FORMAT = 1
-SEGMENT_ITEMS = 50_000  # 300 MB of vectors: what one segment may hold in memory while it is made
+SEGMENT_ITEMS = 10_000  # 60 MB of vectors: what a kill may cost
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,11 @@ class Hit:
 
 @dataclass(frozen=True)
 class Added:
-    """What `Index.add` did: photos added, photos that were there already, and (path, reason) of unreadable ones."""
+    """What `Index.add` did: photos added, those of them that replaced an older picture of the same file, photos that
+    were there already, and (path, reason) of unreadable ones."""
 
     added: int
+    replaced: int
     known: int
     unreadable: list[tuple[str, str]]
 
@@ -55,7 +57,8 @@ class Added:
 class Index:
     """A catalogue directory, opened at its newest generation.
 
-    Ids are counted up from 0 and never used again. A photo is known by its contents: adding it twice adds it once.
+    Ids are counted up from 0 and never used again. A photo is known by its contents: adding it twice adds it once. A
+    file whose contents have changed is a new item, and takes the old one's place.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -122,39 +125,27 @@ class Index:
         return Extractor.load(self.directory / "extractor", threads=1)
 
     def add(self, extractor: Extractor, files: PhotoFiles) -> Added:
-        """Embed and append the photos that are not there yet, up to 50,000 to a segment, each published by itself.
+        """Embed and append the photos that are not there yet.
+
+        Every 10,000 are published by themselves; Ctrl-C publishes what is embedded, and the same call goes on there.
 
         Raises:
             UserError: another extractor than the index's own; another process is writing.
         """
         if extractor.sha256 != self.manifest["extractor_sha256"]:
-            raise UserError(
-                f"{self.directory}: made by another extractor than {extractor.directory}; index into a new place"
-            )
+            raise UserError(f"{self.directory}: made by another extractor than {extractor.directory}; use a new index")
         with self._writing():
-            known = {item["sha256"] for item in self._items() if item["id"] not in self._removed}
-            known_before = len(known)
-            total, repeated, unreadable = 0, 0, []
-            vectors: list[np.ndarray] = []
-            items: list[dict[str, Any]] = []
-            for decoded in decode_files(files, range(len(files)), [extractor.fit], "indexing"):
-                unreadable += decoded.failures
-                fresh = []
-                for position, digest in enumerate(decoded.digests):
-                    if digest not in known:
-                        known.add(digest)
-                        fresh.append(position)
-                        items.append({"path": files.names[decoded.rows[position]], "sha256": digest})
-                repeated += len(decoded.rows) - len(fresh)
-                if fresh:
-                    vectors.append(extractor.features(decoded.stacked(extractor.fit)[fresh]))
-                if len(items) >= SEGMENT_ITEMS:
-                    total += self._append(np.concatenate(vectors), items)
-                    vectors, items = [], []
-            if items:
-                total += self._append(np.concatenate(vectors), items)
-            assert total == len(known) - known_before
-            return Added(total, repeated, unreadable)
+            batch = _Batch(self, extractor)
+            try:
+                for decoded in decode_files(files, range(len(files)), [extractor.fit], "indexing"):
+                    batch.take(decoded, files)
+                    if len(batch) >= SEGMENT_ITEMS:
+                        batch.publish()
+            except KeyboardInterrupt:
+                batch.publish()
+                raise
+            replaced = batch.finish()
+            return Added(batch.added, replaced, batch.known, batch.unreadable)
 
     def remove(self, ids: list[int]) -> int:
         """Take items out for good; returns how many.
@@ -163,10 +154,11 @@ class Index:
             UserError: an id that is not there (nothing is removed then); another process is writing.
         """
         with self._writing():
+            removed = self._removed
             for item in ids:
-                if not 0 <= item < self.manifest["next_id"] or item in self._removed:
+                if not 0 <= item < self.manifest["next_id"] or item in removed:
                     raise UserError(f"{self.directory}: no item {item}; nothing was removed")
-            self._publish({"removed": sorted(self._removed | set(ids))})
+            self._publish({"removed": sorted(removed | set(ids))})
             return len(set(ids))
 
     def search(self, photo: Source, k: int = 5) -> list[Hit]:
@@ -190,8 +182,9 @@ class Index:
         if queries.ndim != 2 or queries.shape[1] != width:
             raise UserError(f"queries of shape {queries.shape} do not fit an index of {width} features")
         found: list[list[Hit]] = [[] for _ in queries]
+        removed = self._removed
         for vectors, items in self._segments():
-            kept = np.array([row for row, item in enumerate(items) if item["id"] not in self._removed], np.int64)
+            kept = np.array([row for row, item in enumerate(items) if item["id"] not in removed], np.int64)
             if len(kept) == 0:
                 continue
             gallery = vectors if len(kept) == len(items) else vectors[kept]
@@ -221,27 +214,27 @@ class Index:
                 raise UserError(f"{folder}: vectors and items do not match; restore it or index again")
             yield vectors, items
 
-    def _items(self) -> Iterator[dict[str, Any]]:
+    def live_items(self) -> Iterator[dict[str, Any]]:
+        """The items that are not removed: `id`, `root` and `path` of the file, and its `sha256`."""
+        removed = self._removed
         for _, items in self._segments():
-            yield from items
+            yield from (item for item in items if item["id"] not in removed)
 
-    def _append(self, vectors: np.ndarray, items: list[dict[str, Any]]) -> int:
-        number, first = self.manifest["next_segment"], self.manifest["next_id"]
-        name = f"segment-{number:06d}"
-        folder = self.directory / name
-        shutil.rmtree(folder, ignore_errors=True)  # left by a writer that was killed before it published
-        folder.mkdir()
-        _write_vectors(folder / "vectors.npy", vectors)
-        numbered = [{"id": first + row, **item} for row, item in enumerate(items)]
-        write_atomically(folder / "items.json", json.dumps(numbered))
-        self._publish(
-            {
-                "next_segment": number + 1,
-                "next_id": first + len(items),
-                "segments": [*self.manifest["segments"], name],
-            }
-        )
-        return len(items)
+    def _append(self, vectors: np.ndarray | None, items: list[dict[str, Any]], replaced: set[int]) -> None:
+        """Publish a new segment, where there are items, and the removal of those that it replaces, as one change."""
+        changes: dict[str, Any] = {"removed": sorted(self._removed | replaced)}
+        if vectors is not None:
+            number, first = self.manifest["next_segment"], self.manifest["next_id"]
+            name = f"segment-{number:06d}"
+            folder = self.directory / name
+            shutil.rmtree(folder, ignore_errors=True)  # left by a writer that was killed before it published
+            folder.mkdir()
+            _write_vectors(folder / "vectors.npy", vectors)
+            numbered = [{"id": first + row, **item} for row, item in enumerate(items)]
+            write_atomically(folder / "items.json", json.dumps(numbered))
+            changes["segments"] = [*self.manifest["segments"], name]
+            changes |= {"next_segment": number + 1, "next_id": first + len(items)}
+        self._publish(changes)
 
     def _publish(self, changes: dict[str, Any]) -> None:
         manifest = {**self.manifest, **changes, "generation": self.manifest["generation"] + 1}
@@ -262,9 +255,66 @@ class Index:
             yield
 
 
+class _Batch:
+    """Photos on their way into an index: embedded, not published yet."""
+
+    def __init__(self, index: Index, extractor: Extractor) -> None:
+        self.index, self.extractor = index, extractor
+        self.known_digests: set[str] = set()
+        self.places: dict[tuple[str, str], list[tuple[int, str]]] = {}  # file → (id, digest) of the items that show it
+        for item in index.live_items():
+            self.known_digests.add(item["sha256"])
+            self.places.setdefault((item["root"], item["path"]), []).append((item["id"], item["sha256"]))
+        self.seen: set[str] = set()
+        self.outdated: dict[int, str] = {}
+        self.parts: list[tuple[np.ndarray, list[dict[str, Any]]]] = []
+        self.added = self.known = 0
+        self.unreadable: list[tuple[str, str]] = []
+
+    def __len__(self) -> int:
+        return sum(len(items) for _, items in self.parts)
+
+    def take(self, decoded: Decoded, files: PhotoFiles) -> None:
+        """Embed those whose contents are new; two equal photos count as one."""
+        self.unreadable += decoded.failures
+        fresh, items = [], []
+        for position, (row, digest) in enumerate(zip(decoded.rows, decoded.digests, strict=True)):
+            place = files.root(row), files.names[row]
+            self.outdated.update((number, old) for number, old in self.places.get(place, ()) if old != digest)
+            self.known += digest in self.known_digests
+            if digest not in self.known_digests:
+                fresh.append(position)
+                items.append({"root": place[0], "path": place[1], "sha256": digest})
+            self.known_digests.add(digest)
+            self.seen.add(digest)
+        if fresh:
+            self.parts.append((self.extractor.features(decoded.stacked(self.extractor.fit)[fresh]), items))
+
+    def publish(self) -> None:
+        """Publish what is embedded so far."""
+        self._append(set())
+
+    def finish(self) -> int:
+        """Publish the rest, and take out items whose file shows another picture now; returns how many.
+
+        Not those whose picture was met in another file of the same call: that one has only moved.
+        """
+        replaced = {number for number, digest in self.outdated.items() if digest not in self.seen}
+        self._append(replaced)
+        return len(replaced)
+
+    def _append(self, replaced: set[int]) -> None:
+        parts, self.parts = self.parts, []
+        items = [item for _, part in parts for item in part]
+        if items or replaced:
+            vectors = np.concatenate([part for part, _ in parts]) if items else None
+            self.index._append(vectors, items, replaced)
+        self.added += len(items)
+
+
 def _write_vectors(path: Path, vectors: np.ndarray) -> None:
     """As numpy.save, whose way of writing hides that the disk is full."""
-    with path.open("wb") as file:
+    with naming(path), path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(vectors))
         file.write(vectors.data)
         file.flush()

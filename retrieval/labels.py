@@ -116,7 +116,7 @@ def _table_rows(table: Path) -> Iterable[tuple[int, str, str, str]]:
                 if not row["path"] or not row["label"]:
                     raise UserError(f"{table} line {reader.line_num}: path or label is empty")
                 yield reader.line_num, row["path"], row["label"], row.get("group") or ""
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"{table}: no such file") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{table}: not a CSV file in UTF-8 ({error})") from None

@@ -75,8 +75,6 @@ def command(*arguments: str, cwd: Path = ROOT, timeout: float = 120) -> subproce
 def assert_user_error(done: subprocess.CompletedProcess[str], *words: str) -> None:
     """Exit code 2 and one line on standard error that holds the words; no traceback."""
     assert done.returncode == 2, done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    assert lines[-1].startswith("error: "), done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     for word in words:
-        assert word in lines[-1], lines[-1]
+        assert word in done.stderr

@@ -14,7 +14,7 @@ from infogan.errors import run_command
 from infogan.sources import PhotoFiles
 from retrieval.extractor import Extractor
 from retrieval.index import Index
-from tests.conftest import tiny_config
+from tests.conftest import TINY, assert_user_error, command, tiny_config
 from training.exporting import export
 from training.fit import fit
 from training.photos import open_store
@@ -41,8 +41,9 @@ def fill(disk: Path, leave: int) -> None:
 def one_line(action: object, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert run_command(action) == 2  # type: ignore[arg-type]
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert lines[-1].startswith("error: ") and "free space" in lines[-1]
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1, error
+    assert "make room" in error and "error: writing" not in error
 
 
 def test_a_store_on_a_full_disk(disk: Path, catalogue: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,6 +64,12 @@ def test_a_run_on_a_full_disk_keeps_its_checkpoint(
     assert not list(run.glob("*.tmp"))
     (disk / "filler").unlink()
     fit(tiny_config(catalogue, run, 0.032))
+
+
+def test_a_fresh_run_on_a_full_disk(disk: Path, catalogue: Path) -> None:
+    fill(disk, leave=300_000)  # the pictures fit, the curves and the checkpoint do not
+    done = command("train.py", *TINY, f"data.root={catalogue}", f"run.dir={disk / 'run'}", "train.kimg=1.2")
+    assert_user_error(done, "make room")
 
 
 def test_an_export_on_a_full_disk(disk: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
 from infogan.codes import sample_latent, traversal
+from infogan.errors import UserError
 from infogan.trunk import to_signed
 from training.module import InfoGAN
 from training.photos import PhotoStore
@@ -31,6 +33,18 @@ class Every:
     def __call__(self, images_seen: int) -> bool:
         passed, self.passed = self.passed, int(images_seen // self.images)
         return self.passed > passed
+
+
+def check_finite(metrics: dict[str, Any], images_seen: int) -> None:
+    """Stop a run that has diverged, before what it has become is kept.
+
+    Raises:
+        UserError: naming the first metric that is not a finite number.
+    """
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            what = f"{name} is {float(value)} at kimg {images_seen / 1000:g}"
+            raise UserError(f"{what}; the last checkpoint is good, start another run with lower learning rates")
 
 
 class Curves(pl.Callback):
@@ -63,6 +77,7 @@ class Curves(pl.Callback):
 
     def _publish(self, trainer: pl.Trainer, images_seen: int) -> None:
         values = dict(zip(self.sums, (torch.stack(list(self.sums.values())) / self.steps).tolist(), strict=True))
+        check_finite(values, images_seen)
         now = time.monotonic()
         values["train/images_per_second"] = (images_seen - self.images) / (now - self.time)
         self.sums, self.steps, self.images, self.time = {}, 0, images_seen, now
@@ -128,14 +143,14 @@ class Checkpoints(pl.Callback):
         self.due = Every(checkpoint_kimg, images_seen)
         self.saved = images_seen
         self.stopped_by: signal.Signals | None = None
+        self.handlers: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         def stop(number: int, _: Any) -> None:
             self.stopped_by = signal.Signals(number)
             signal.signal(number, signal.default_int_handler)
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, stop)
+        self.handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: InfoGAN, *_: Any) -> None:  # type: ignore[override]
         if self.stopped_by is not None:
@@ -146,12 +161,17 @@ class Checkpoints(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, module: InfoGAN) -> None:  # type: ignore[override]
         self._save(trainer, module)
 
+    def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+
     def on_save_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint["photos"] = self.photos
 
     def _save(self, trainer: pl.Trainer, module: InfoGAN) -> None:
         if module.images_seen == self.saved:
             return
+        check_finite(module.metrics, module.images_seen)
         path = checkpoint_path(self.run, module.images_seen)
         temporary = path.with_suffix(".tmp")
         try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from infogan.errors import UserError
 from infogan.photo import FITS
 
 PRECISIONS = ("32-true", "bf16-mixed")
+# Taken as they are typed: a path may look like a number, and a # in it begins no comment.
+TEXT_KEYS = ("name", "run.dir", "data.fit", "data.cache", "train.precision")
 # What may differ between the call that began a run and the one that goes on with it.
 RESUMABLE = ("run.dir", "data.cache", "train.kimg", "train.checkpoint_kimg", "train.status_kimg", "train.grid_kimg")
 
@@ -99,14 +102,29 @@ def load_config(path: str | Path | None, overrides: list[str]) -> DictConfig:
                 raise UserError(f"{path}: not a config; it must hold keys and values")
             config = OmegaConf.merge(config, recipe)
         for override in overrides:
-            if "=" not in override:
-                raise UserError(f"{override!r} is neither a .yaml file nor key=value")
-            config = OmegaConf.merge(config, OmegaConf.from_dotlist([override]))
+            config = OmegaConf.merge(config, _override(override))
+        OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
         raise UserError(_explain(error)) from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    _check(config)
+    except (yaml.YAMLError, UnicodeError) as error:
+        raise UserError(f"{path}: not valid YAML in UTF-8 ({' '.join(str(error).split())})") from None
+    check_config(config)
+    return config
+
+
+def _override(text: str) -> DictConfig:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"{text!r} is neither a .yaml file nor key=value")
+    if text.encode("utf-8", "replace").decode() != text:
+        raise UserError(f"{key}: the value is not UTF-8; rename what it names")
+    if key not in TEXT_KEYS and not (key == "data.root" and not value.startswith("[")):
+        try:
+            return OmegaConf.from_dotlist([text])
+        except yaml.YAMLError:
+            raise UserError(f"{key}: {value!r} is not valid YAML; quote what is special in it") from None
+    config = OmegaConf.create()
+    OmegaConf.update(config, key, None if value == "null" else value)
     return config
 
 
@@ -151,11 +169,17 @@ def _explain(error: OmegaConfBaseException) -> str:
     return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else f"; known keys: {', '.join(known)}")
 
 
-def _check(config: DictConfig) -> None:
+def check_config(config: DictConfig) -> None:
+    """Refuse values that make no sense, naming the key and what it must be.
+
+    Raises:
+        UserError: for the first such value.
+    """
     model, train = config.model, config.train
     rules = [
         ("data.fit", config.data.fit in FITS, f"one of {', '.join(FITS)}"),
-        ("seed", config.seed >= 0, "0 or more"),
+        ("name", re.fullmatch(r"[\w.-]+", config.name) is not None, "letters, digits, dots and dashes"),
+        ("seed", 0 <= config.seed < 2**63, "0 or more, and less than 2⁶³"),
         ("model.codes", model.codes >= 1, "1 or more"),
         ("model.trunk.channels", _positive(model.trunk.channels), "a list of numbers ≥ 1"),
         (
@@ -173,11 +197,11 @@ def _check(config: DictConfig) -> None:
         ("model.generator.dropout", 0 <= model.generator.dropout < 1, "in 0 … 1"),
         ("train.kimg", 0 < train.kimg < math.inf, "more than 0"),
         ("train.batch_size", train.batch_size >= 2, "2 or more, for batch norm"),
-        ("train.lr_discriminator", train.lr_discriminator > 0, "more than 0"),
-        ("train.lr_generator", train.lr_generator > 0, "more than 0"),
+        ("train.lr_discriminator", 0 < train.lr_discriminator < math.inf, "more than 0"),
+        ("train.lr_generator", 0 < train.lr_generator < math.inf, "more than 0"),
         ("train.betas", len(train.betas) == 2 and all(0 <= beta < 1 for beta in train.betas), "two numbers in 0 … 1"),
-        ("train.mi_weight", train.mi_weight >= 0, "0 or more"),
-        ("train.checkpoint_kimg", train.checkpoint_kimg > 0, "more than 0"),
+        ("train.mi_weight", 0 <= train.mi_weight < math.inf, "0 or more"),
+        ("train.checkpoint_kimg", train.checkpoint_kimg >= 1, "1 or more: names count thousands"),
         ("train.status_kimg", train.status_kimg > 0, "more than 0"),
         ("train.grid_kimg", train.grid_kimg > 0, "more than 0"),
         ("train.devices", train.devices == 1, "1: this version trains on one device"),

@@ -8,9 +8,11 @@ import hashlib
 import io
 import json
 import logging
+import os
 import re
 import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,15 +23,17 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from infogan.errors import UserError
+from infogan.files import write_atomically
 from infogan.photo import photo_spec
 from infogan.trunk import ConvStage, PhotoToFeatures, Trunk, reestimate_batch_norm, to_signed
-from retrieval.extractor import FORMAT, Extractor
+from retrieval.extractor import FORMAT, Extractor, read_config
 from training.config import photo_roots
 from training.networks import build_discriminator
 from training.photos import PhotoStore, open_store
 from training.run import checkpoint_config, checkpoints, load_checkpoint
 
 OPSET = 18
+FORMS = ("model.onnx", "model.safetensors", "model.pt2")
 TOLERANCE = 1e-4
 NORM_PHOTOS, NORM_BATCH = 4096, 256
 PARITY_PHOTOS = 256
@@ -53,11 +57,11 @@ def export(source: Path, output: Path | None, photos: list[str] | None) -> Path:
     path = _select(source)
     checkpoint = load_checkpoint(path)
     config = checkpoint_config(checkpoint, path)
-    output = output or path.parent / f"extractor-{path.stem}"
+    output = (output or path.parent / f"extractor-{path.stem}").absolute()
     _check_output(output)
     trunk = load_trunk(checkpoint, config, path)
     store = _real_photos(config, photos)
-    reestimate_batch_norm(trunk, list(_batches(store)))
+    reestimate_batch_norm(trunk, _batches(store))
     temporary = output.with_name(f".{output.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -65,7 +69,7 @@ def export(source: Path, output: Path | None, photos: list[str] | None) -> Path:
         _write_forms(trunk, temporary)
         _write_config(temporary, trunk, config, checkpoint)
         check_parity(temporary, trunk, store.read(np.arange(min(PARITY_PHOTOS, len(store)))))
-        (temporary / "README.md").write_text(_card(config, checkpoint, trunk, store))
+        write_atomically(temporary / "README.md", _card(config, checkpoint, trunk, store))
         _publish(temporary, output)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -149,8 +153,14 @@ def _select(source: Path) -> Path:
 
 
 def _check_output(output: Path) -> None:
-    if output.exists() and not (output / "config.json").is_file() and (not output.is_dir() or any(output.iterdir())):
+    """Only an extractor, an empty directory or nothing at all may be replaced."""
+    if os.path.ismount(output):
+        raise UserError(f"{output}: a mount point cannot be replaced; name a directory inside it with --output")
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if not output.is_dir() or {path.name for path in output.iterdir()} - {*FORMS, "config.json", "README.md"}:
         raise UserError(f"{output}: exists and is not an extractor; choose another --output")
+    read_config(output)
 
 
 def _real_photos(config: DictConfig, photos: list[str] | None) -> PhotoStore:
@@ -163,15 +173,15 @@ def _real_photos(config: DictConfig, photos: list[str] | None) -> PhotoStore:
     return open_store(roots, config.data.fit, config.data.cache)
 
 
-def _batches(store: PhotoStore) -> list[Tensor]:
+def _batches(store: PhotoStore) -> Iterator[Tensor]:
     """A fixed random sample of real photos for the batch-norm statistics."""
     order = np.random.default_rng(0).permutation(len(store))[:NORM_PHOTOS]
     parts = np.array_split(order, -(-len(order) // NORM_BATCH))
-    return [to_signed(torch.from_numpy(store.read(np.sort(part))).permute(0, 3, 1, 2)) for part in parts]
+    return (to_signed(torch.from_numpy(store.read(np.sort(part))).permute(0, 3, 1, 2)) for part in parts)
 
 
 def _write_forms(trunk: Trunk, directory: Path) -> None:
-    (directory / "model.safetensors").write_bytes(save(trunk.state_dict()))
+    write_atomically(directory / "model.safetensors", save(trunk.state_dict()))
     network = PhotoToFeatures(fold(trunk)).eval()
     # Two photos, not one: exporters take a batch of 1 for a constant.
     example = torch.zeros(2, 3, 128, 128, dtype=torch.uint8)
@@ -179,7 +189,7 @@ def _write_forms(trunk: Trunk, directory: Path) -> None:
     program = torch.export.export(network, (example,), dynamic_shapes=batch)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # names source files of this machine
-    (directory / "model.pt2").write_bytes(_saved(program))
+    write_atomically(directory / "model.pt2", _saved(program))
     with _quiet():
         exported = torch.onnx.export(
             program,
@@ -194,7 +204,7 @@ def _write_forms(trunk: Trunk, directory: Path) -> None:
     model = exported.model_proto
     for item in [model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info]:
         item.ClearField("metadata_props")  # the same
-    (directory / "model.onnx").write_bytes(model.SerializeToString())
+    write_atomically(directory / "model.onnx", model.SerializeToString())
 
 
 def _saved(program: torch.export.ExportedProgram) -> bytes:
@@ -218,7 +228,6 @@ def _write_config(directory: Path, trunk: Trunk, config: DictConfig, checkpoint:
 
     learned = dict(fold(trunk).named_parameters(prefix="trunk"))
     graph = onnx.load(directory / "model.onnx").graph
-    forms = ("model.onnx", "model.safetensors", "model.pt2")
     content = {
         "format": FORMAT,
         "architecture": OmegaConf.to_container(config.model.trunk),
@@ -228,10 +237,10 @@ def _write_config(directory: Path, trunk: Trunk, config: DictConfig, checkpoint:
         "output": {"name": "features", "shape": ["batch", trunk.num_features], "dtype": "float32"},
         "learned": [item.name for item in graph.initializer if item.name in learned],
         "run": {"name": config.name, "seed": config.seed, "images_seen": checkpoint["images_seen"]},
-        "sha256": {form: hashlib.sha256((directory / form).read_bytes()).hexdigest() for form in forms},
+        "sha256": {form: hashlib.sha256((directory / form).read_bytes()).hexdigest() for form in FORMS},
     }
     short_lists = re.sub(r"\[[^\[\]{}]*\]", lambda found: re.sub(r"\s+", " ", found[0]), json.dumps(content, indent=2))
-    (directory / "config.json").write_text(short_lists + "\n")
+    write_atomically(directory / "config.json", short_lists + "\n")
 
 
 def _card(config: DictConfig, checkpoint: dict[str, Any], trunk: Trunk, store: PhotoStore) -> str:

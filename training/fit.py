@@ -17,7 +17,7 @@ from training.callbacks import Bar, Checkpoints, Curves, Grids
 from training.config import photo_roots
 from training.module import InfoGAN
 from training.photos import PhotoBatches, PhotoStore, open_store
-from training.run import begin, checkpoint_config, checkpoints, load_checkpoint, log, resolve_run
+from training.run import begin, checkpoint_config, checkpoints, load_checkpoint, log, resolve_run, training_in
 
 
 def fit(config: DictConfig) -> Path:
@@ -30,6 +30,12 @@ def fit(config: DictConfig) -> Path:
     config.data.root = photo_roots(config)
     run = resolve_run(config)
     store = open_store(config.data.root, config.data.fit, config.data.cache)
+    with training_in(run):
+        _fit(config, run, store)
+    return run
+
+
+def _fit(config: DictConfig, run: Path, store: PhotoStore) -> None:
     checkpoint = _newest(run, config, store)
     images_seen = checkpoint["images_seen"] if checkpoint else 0
     begin(run, config, images_seen)
@@ -37,7 +43,7 @@ def fit(config: DictConfig) -> Path:
     left = round(config.train.kimg * 1000) - images_seen
     if left <= 0:
         log.info("%s: finished at kimg %g; raise train.kimg to go on", run, images_seen / 1000)
-        return run
+        return
     log.info(
         "%s: %s at kimg %g of %g", run, "resuming" if checkpoint else "starting", images_seen / 1000, config.train.kimg
     )
@@ -46,7 +52,6 @@ def fit(config: DictConfig) -> Path:
     trainer.fit(InfoGAN(config, checkpoint), DataLoader(batches, batch_size=None))
     if trainer.should_stop:
         raise KeyboardInterrupt
-    return run
 
 
 def _newest(run: Path, config: DictConfig, store: PhotoStore) -> dict[str, Any] | None:
@@ -57,7 +62,7 @@ def _newest(run: Path, config: DictConfig, store: PhotoStore) -> dict[str, Any] 
     checkpoint = load_checkpoint(paths[-1])
     if checkpoint_config(checkpoint, paths[-1]).model != config.model:
         raise UserError(f"{paths[-1]}: of another model than this config's; remove it or choose another run.dir")
-    if checkpoint["photos"] != store.directory.name:
+    if checkpoint["photos"] != store.content:
         raise UserError(f"{paths[-1]}: trained on other photos than {config.data.root[0]}; choose another run.dir")
     return checkpoint
 
@@ -77,7 +82,7 @@ def _trainer(config: DictConfig, run: Path, store: PhotoStore, images_seen: int,
         callbacks=[
             Curves(run, train.status_kimg, images_seen),
             Grids(run, store, train.grid_kimg, images_seen),
-            Checkpoints(run, store.directory.name, train.checkpoint_kimg, images_seen),
+            Checkpoints(run, store.content, train.checkpoint_kimg, images_seen),
             Bar(train.kimg),
         ],
         enable_progress_bar=False,

@@ -5,7 +5,6 @@ python -m training.photos utzap50k --root DIR      fetch the UT-Zap50K archive
 
 from __future__ import annotations
 
-import argparse
 import fcntl
 import json
 import os
@@ -22,8 +21,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from infogan.errors import UserError, run_command
-from infogan.files import write_atomically
+from infogan.errors import ArgumentParser, UserError, run_command
+from infogan.files import naming, write_atomically
 from infogan.photo import PHOTO_BYTES, SIZE, load_photo, photo_spec
 from infogan.sources import PhotoFiles
 from training.utzap50k import OFFICIAL_URL, download_utzap50k
@@ -39,11 +38,13 @@ class PhotoStore:
 
     Attributes:
         directory: where the store lies; `unreadable.txt` in it lists what was skipped, with the reason.
+        content: a key that equal photos share, wherever they lie.
         names: of the readable photos, sorted.
         unreadable: how many files were skipped.
     """
 
     directory: Path
+    content: str
     names: list[str]
     unreadable: int
     _pixels: np.ndarray
@@ -68,15 +69,15 @@ def open_store(roots: Any, fit: str, cache: str | Path | None = None) -> PhotoSt
     """
     files = PhotoFiles(roots)
     stores = cache_directory(cache) / "photos"
-    listing = stores / "listings" / f"{files.listing_key()}-{fit}"
-    name = listing.read_text() if listing.exists() else ""
-    if not name or not (stores / name / "store.json").exists():
-        name = f"{files.content_key()}-{fit}-v{FORMAT}"
-        if not (stores / name).exists():
-            _build(files, fit, stores / name)
+    listing = stores / "listings" / files.listing_key()
+    content = listing.read_text() if listing.exists() else files.content_key()
+    directory = stores / f"{content}-{fit}-v{FORMAT}"
+    if not directory.exists():
+        _build(files, fit, directory)
+    if not listing.exists():
         listing.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(listing, name)
-    return _load(stores / name)
+        write_atomically(listing, content)
+    return _load(directory, content)
 
 
 def cache_directory(cache: str | Path | None = None) -> Path:
@@ -86,14 +87,14 @@ def cache_directory(cache: str | Path | None = None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sole2vec"
 
 
-def _load(directory: Path) -> PhotoStore:
+def _load(directory: Path, content: str) -> PhotoStore:
     status = np.load(directory / "status.npy")
     rows = np.flatnonzero(status == _READABLE)
     names = json.loads((directory / "store.json").read_text())["names"]
     if (directory / "pixels.u8").stat().st_size != len(status) * PHOTO_BYTES:
         raise UserError(f"{directory}: the photo store is damaged; delete this directory and run again")
     pixels = np.memmap(directory / "pixels.u8", np.uint8, "r", shape=(len(status), SIZE, SIZE, 3))
-    return PhotoStore(directory, [names[row] for row in rows], len(status) - len(rows), pixels, rows)
+    return PhotoStore(directory, content, [names[row] for row in rows], len(status) - len(rows), pixels, rows)
 
 
 def _build(files: PhotoFiles, fit: str, directory: Path) -> None:
@@ -117,7 +118,8 @@ def _build(files: PhotoFiles, fit: str, directory: Path) -> None:
 def _allocate(partial: Path, count: int) -> tuple[np.memmap, np.memmap]:
     """Reserve the space first: a full disk then is an error here, not a bus error in the middle of a write."""
     path = partial / "pixels.u8"
-    with path.open("ab") as file:
+    path.touch()
+    with naming(path), path.open("r+b") as file:
         os.posix_fallocate(file.fileno(), 0, count * PHOTO_BYTES)
     pixels = np.memmap(path, np.uint8, "r+", shape=(count, SIZE, SIZE, 3))
     if not (partial / "status.npy").exists():
@@ -144,8 +146,9 @@ def _decode_pending(files: PhotoFiles, fit: str, pixels: np.memmap, status: np.m
     pending = np.flatnonzero(status != _READABLE)
     chunks = np.array_split(pending, max(1, -(-len(pending) // _CHUNK)))
     columns = TextColumn("decoding photos"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    bar = Progress(*columns, transient=True, disable=not sys.stdout.isatty())
     reasons: list[str] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool, Progress(*columns) as progress:
+    with ThreadPoolExecutor(os.cpu_count()) as pool, bar as progress:
         task = progress.add_task("", total=len(files), completed=len(files) - len(pending))
         try:
             for chunk, failed in zip(chunks, pool.map(decode, chunks), strict=True):
@@ -188,7 +191,7 @@ def stream_indices(photos: int, seed: int, start: int, count: int) -> np.ndarray
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.photos", description="Fetch a public set of shoe photos.")
+    parser = ArgumentParser(prog="python -m training.photos", description="Fetch a public set of shoe photos.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     fetch = commands.add_parser("utzap50k", help="UT-Zap50K, 50,025 photos; non-commercial research use only")
     fetch.add_argument("--root", type=Path, required=True, metavar="DIR", help="where the archive goes")

@@ -5,22 +5,26 @@ config.yaml  log.txt  metrics.jsonl  events.out.tfevents.*  grids/*.png  kimg-00
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import pickle
 import re
 import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from infogan.errors import UserError
 from infogan.files import write_atomically
-from training.config import Config, config_difference
+from training.config import Config, check_config, config_difference
 
 RUNS = Path("checkpoints")
 log = logging.getLogger("sole2vec")
@@ -38,14 +42,15 @@ def resolve_run(config: DictConfig) -> Path:
         return run
     numbered = sorted(RUNS.glob("[0-9][0-9][0-9][0-9][0-9]-*"), reverse=True)
     for run in numbered:
-        if (run / "config.yaml").exists() and not config_difference(read_config(run), config):
-            return run
+        with suppress(UserError):  # another version's run, or no run, is not this one
+            if not config_difference(read_config(run), config):
+                return run
     following = int(numbered[0].name[:5]) + 1 if numbered else 0
     return RUNS / f"{following:05d}-{config.name}"
 
 
 def _check_same(run: Path, config: DictConfig) -> None:
-    if not run.exists() or (run.is_dir() and not any(run.iterdir())):
+    if not run.exists() or (run.is_dir() and not {path.name for path in run.iterdir()} - {"lock"}):
         return
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run}: exists and is not a run directory; choose another run.dir")
@@ -63,7 +68,7 @@ def read_config(run: Path) -> DictConfig:
         return OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(run / "config.yaml"))  # type: ignore[return-value]
     except FileNotFoundError:
         raise UserError(f"{run}: no config.yaml; not a run directory") from None
-    except (OmegaConfBaseException, ValueError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, NotADirectoryError) as error:
         raise UserError(f"{run}/config.yaml: not readable by this version ({str(error).splitlines()[0]})") from None
 
 
@@ -89,11 +94,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except IsADirectoryError:
         raise UserError(f"{path}: a directory, not a checkpoint") from None
     except pickle.UnpicklingError:
-        raise UserError(f"{path}: holds something other than plain weights; refused, for it could run code") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        if path.read_bytes()[:2] == b"PK" and not zipfile.is_zipfile(path):  # it begins as a checkpoint and stops short
+            raise UserError(f"{path}: truncated; delete it to use the checkpoint before it") from None
+        raise UserError(f"{path}: holds more than plain weights; refused, for it could run code") from None
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile):
         raise UserError(f"{path}: truncated or damaged; delete it to use the checkpoint before it") from None
-    wanted = ("state_dict", "optimizer_states", "images_seen", "config", "photos")
-    if not isinstance(checkpoint, dict) or any(key not in checkpoint for key in wanted):
+    kinds = {"state_dict": dict, "optimizer_states": list, "images_seen": int, "config": dict, "photos": str}
+    if not isinstance(checkpoint, dict) or any(not isinstance(checkpoint.get(k), kind) for k, kind in kinds.items()):
         raise UserError(f"{path}: a checkpoint of some other program; use one that train.py wrote")
     return checkpoint
 
@@ -101,9 +108,29 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def checkpoint_config(checkpoint: dict[str, Any], path: Path) -> DictConfig:
     """The config that a checkpoint carries."""
     try:
-        return OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(checkpoint["config"]))  # type: ignore[return-value]
+        config = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(checkpoint["config"]))
+        check_config(config)  # type: ignore[arg-type]
+        return config  # type: ignore[return-value]
     except (OmegaConfBaseException, ValueError, TypeError):
         raise UserError(f"{path}: its settings are not of this version; train again or use that version") from None
+
+
+@contextmanager
+def training_in(run: Path) -> Iterator[None]:
+    """Hold the run for this process alone; the lock goes with the process, also when it is killed.
+
+    Raises:
+        UserError: another process is training in it.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{run}: another process is training in it; wait for it, or choose another run.dir"
+            ) from None
+        yield
 
 
 def begin(run: Path, config: DictConfig, images_seen: int) -> None:

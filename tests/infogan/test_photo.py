@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,15 @@ def test_pad_keeps_the_shape_and_stretch_fills() -> None:
     assert (padded[:, :30] == 255).all() and (padded[:, 98:] == 255).all()
     np.testing.assert_array_equal(padded[64, 64], RED)
     assert (stretched == np.array(RED)).all()
+
+
+@pytest.mark.parametrize("size", [(200_000, 300), (300, 200_000)])
+def test_a_very_wide_photo_costs_no_more_than_its_pixels(size: tuple[int, int]) -> None:
+    tracemalloc.start()
+    photo = load_photo(Image.new("L", size, 0))
+    assert tracemalloc.get_traced_memory()[1] < 100e6
+    tracemalloc.stop()
+    assert (photo == 255).mean() > 0.9 and (photo == 0).any()
 
 
 def test_downscaling_is_antialiased() -> None:

@@ -48,6 +48,19 @@ def test_several_roots_are_told_apart_by_their_names(tmp_path: Path) -> None:
         PhotoFiles([one, one])
 
 
+def test_links_are_followed_once_and_dangling_ones_are_listed(tmp_path: Path) -> None:
+    make_folder(tmp_path / "real", a_jpg=b"1", b_jpg=b"2")
+    photos = make_folder(tmp_path / "photos", c_jpg=b"3")
+    (photos / "linked").symlink_to(tmp_path / "real")
+    (photos / "around").symlink_to(photos)
+    (photos / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    files = PhotoFiles(photos)
+    assert files.names == ["c.jpg", "gone.jpg", "linked/a.jpg", "linked/b.jpg"]
+    with pytest.raises(OSError):
+        files.read(1)
+    assert files.content_key() != PhotoFiles(tmp_path / "real").content_key()
+
+
 def test_a_single_photo_is_a_source_too(tmp_path: Path) -> None:
     assert PhotoFiles(make_folder(tmp_path, a_jpg=b"1") / "a.jpg").names == ["a.jpg"]
 
@@ -58,6 +71,8 @@ def test_keys_follow_contents_not_places(tmp_path: Path) -> None:
     other = make_folder(tmp_path / "other", a_jpg=b"1", b_jpg=b"3")
     keys = {path: PhotoFiles(path).content_key() for path in (one, copy, other)}
     assert keys[one] == keys[copy] != keys[other]
+    packed = make_zip(tmp_path / "one.zip", a_jpg=b"1", b_jpg=b"2")
+    assert PhotoFiles(packed).content_key() == keys[one]
     assert PhotoFiles(one).listing_key() != PhotoFiles(copy).listing_key()
 
 
@@ -84,6 +99,15 @@ def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(UserError, match="encrypted"):
         PhotoFiles(path)
+
+
+def test_odd_members_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "MAX_PHOTO_BYTES", 1 << 20)
+    with zipfile.ZipFile(tmp_path / "odd.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(".", b"")
+        archive.writestr("data.bin", bytes(2 << 20))
+        archive.writestr("a.jpg", b"1")
+    assert PhotoFiles(tmp_path / "odd.zip").names == ["a.jpg"]
 
 
 def test_zip_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,8 @@ def retrieval(*arguments: object) -> dict:
 @pytest.fixture(scope="module")
 def index(extractor: Path, catalogue: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("cli") / "index"
-    assert retrieval("index", extractor, catalogue, path) == {"added": 120, "known": 0, "unreadable": [], "items": 120}
+    report = retrieval("index", extractor, catalogue, path)
+    assert report == {"added": 120, "replaced": 0, "known": 0, "unreadable": [], "items": 120}
     return path
 
 
@@ -63,9 +64,14 @@ def test_evaluate_leaves_unreadable_and_unlabelled_photos_out(extractor: Path, c
     assert (report["n"], report["unreadable"], report["unlabelled"], report["floors"]) == (120, 1, 1, {})
 
 
-def test_people_get_tables(extractor: Path, index: Path, catalogue: Path) -> None:
+def test_people_get_tables(extractor: Path, index: Path, catalogue: Path, tmp_path: Path) -> None:
     done = command("-m", "retrieval", "evaluate", str(extractor), str(catalogue), "--labels", "folder")
     assert done.returncode == 0 and "random trunk" in done.stdout and "other product" in done.stdout
+    bracketed = tmp_path / "[b]"
+    shutil.copytree(catalogue / "Boots", bracketed / "[front]")
+    retrieval("index", extractor, bracketed, tmp_path / "index")
+    done = command("-m", "retrieval", "search", str(tmp_path / "index"), str(next(bracketed.rglob("*.jpg"))))
+    assert done.returncode == 0 and "[front]" in done.stdout
     done = command("-m", "retrieval", "search", str(index), str(next(catalogue.rglob("*.jpg"))))
     assert done.returncode == 0 and "distance" in done.stdout
 
@@ -79,6 +85,7 @@ def test_mistakes_are_one_line_each(extractor: Path, index: Path, catalogue: Pat
     def fails(*arguments: object) -> object:
         return command("-m", "retrieval", *map(str, arguments))
 
+    assert_user_error(fails("search", index), "the following arguments are required: PHOTO; see")
     assert_user_error(fails("search", index, letter), "letter.jpg", "not an image")
     assert_user_error(fails("search", index, tmp_path / "gone.jpg"), "no such file")
     assert_user_error(fails("search", index, photo, "-k", 121), "holds 120 items")

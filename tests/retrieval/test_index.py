@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from infogan.errors import UserError
 from infogan.sources import PhotoFiles
+from retrieval import index as index_module
 from retrieval.extractor import Extractor
 from retrieval.index import Index
 from tests.conftest import ROOT
@@ -71,6 +73,44 @@ def test_adding_twice_adds_once_and_new_photos_get_new_ids(
     assert result.unreadable[0][0] == "broken.jpg"
     hit = Index(index.directory).search(more / "new.png", 1)[0]
     assert (hit.id, hit.path) == (120, "new.png")
+
+
+def test_a_changed_file_takes_the_place_of_its_older_picture(
+    loaded: Extractor, catalogue: Path, tmp_path: Path
+) -> None:
+    photos = shutil.copytree(catalogue / "Slippers", tmp_path / "photos")
+    changed, *others = sorted(photos.rglob("*.jpg"))
+    index = Index.create(tmp_path / "index", loaded)
+    index.add(loaded, PhotoFiles(photos))
+    held = len(index)
+    changed.write_bytes(next((catalogue / "Boots").rglob("*.jpg")).read_bytes())
+    result = index.add(loaded, PhotoFiles(photos))
+    assert (result.added, result.replaced, len(index)) == (1, 1, held)
+    name = changed.relative_to(photos).as_posix()
+    assert [hit.id for hit in index.search(changed, held) if hit.path == name] == [held]
+    # Two files swap their pictures: nothing is new, and nothing is lost.
+    first, second = others[0].read_bytes(), others[1].read_bytes()
+    others[0].write_bytes(second)
+    others[1].write_bytes(first)
+    result = index.add(loaded, PhotoFiles(photos))
+    assert (result.added, result.replaced, len(index)) == (0, 0, held)
+
+
+def test_ctrl_c_publishes_what_is_embedded(
+    loaded: Extractor, catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = index_module.decode_files
+
+    def interrupted(*arguments: Any) -> Any:
+        yield next(decode(*arguments))
+        raise KeyboardInterrupt
+
+    index = Index.create(tmp_path / "index", loaded)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(index_module, "decode_files", interrupted)
+        index.add(loaded, PhotoFiles(catalogue))
+    assert len(Index(index.directory)) == 64
+    assert index.add(loaded, PhotoFiles(catalogue)).added == 56
 
 
 def test_removed_items_never_come_back_and_their_ids_are_not_reused(

@@ -48,6 +48,14 @@ def test_overrides_win_and_lists_are_paths() -> None:
         ("model.generator.channels=[4,4,4]", "3 the last"),
         ("model.codes=0", "1 or more"),
         ("seed=-1", "0 or more"),
+        ("seed=99999999999999999999999", "less than"),
+        ("train.lr_generator=inf", "train.lr_generator is inf"),
+        ("train.mi_weight=nan", "train.mi_weight is nan"),
+        ("train.checkpoint_kimg=0.5", "1 or more"),
+        ("name=a/b", "letters"),
+        ("data.root=\udcff", "not UTF-8"),
+        ("data.root=${oc.env:NOT_SET_ANYWHERE}", "NOT_SET_ANYWHERE"),
+        ("train.betas=[1", "not valid YAML"),
         ("kimg", "neither"),
     ],
 )
@@ -58,6 +66,12 @@ def test_each_mistake_is_one_line(override: str, words: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_paths_are_taken_as_they_are_typed() -> None:
+    config = load_config(PAPER, ["data.root=/photos/shoes #2", "run.dir=00012", "data.cache=1e3"])
+    assert (config.data.root, config.run.dir, config.data.cache) == ("/photos/shoes #2", "00012", "1e3")
+    assert load_config(PAPER, ["run.dir=null"]).run.dir is None
+
+
 def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gone\.yaml: no such config; there are configs/demo\.yaml"):
         load_config("gone.yaml", [])
@@ -66,6 +80,9 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
         with pytest.raises(UserError) as caught:
             load_config(tmp_path / "bad.yaml", [])
         assert "\n" not in str(caught.value)
+    (tmp_path / "bad.yaml").write_bytes("name: ä".encode("latin-1"))
+    with pytest.raises(UserError, match="UTF-8"):
+        load_config(tmp_path / "bad.yaml", [])
 
 
 def test_photos_must_be_named() -> None:

@@ -19,7 +19,7 @@ from tests.conftest import ROOT, TINY, assert_user_error, command, tiny_config
 from training.config import load_config
 from training.exporting import export
 from training.fit import fit
-from training.run import checkpoints, load_checkpoint, resolve_run
+from training.run import checkpoints, load_checkpoint, resolve_run, training_in
 
 CURVES = {
     *("loss/g", "loss/d_real", "loss/d_fake", "loss/mi", "d/real_mean", "d/fake_mean"),
@@ -137,8 +137,8 @@ class Malice:
 
 def test_unsound_checkpoints_are_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     good = checkpoints(run)[-1].read_bytes()
-    cases = {
-        "cut.ckpt": (good[: len(good) // 2], "truncated or damaged"),
+    cuts = {f"cut-{size}.ckpt": (good[:size], "truncated") for size in range(2, len(good), len(good) // 40)}
+    cases = cuts | {
         "empty.ckpt": (b"", "truncated or damaged"),
         "pickle.ckpt": (pickle.dumps(Malice()), "could run code"),
         "text.ckpt": (b"not a checkpoint", "damaged|could run code"),
@@ -157,6 +157,38 @@ def test_unsound_checkpoints_are_refused(run: Path, tmp_path: Path, capsys: pyte
     with pytest.raises(UserError, match="no such"):
         load_checkpoint(tmp_path / "gone.ckpt")
     assert "code ran" not in capsys.readouterr().out
+
+
+def test_a_tampered_checkpoint_is_refused(run: Path, tmp_path: Path) -> None:
+    good = torch.load(checkpoints(run)[-1], weights_only=True)
+    empty = {**good["config"], "model": {**good["config"]["model"], "trunk": {"channels": [], "strides": []}}}
+    for changes in ({"state_dict": []}, {"images_seen": "many"}, {"config": {"seeds": 1}}, {"config": empty}):
+        torch.save({**good, **changes}, tmp_path / "bad.ckpt")
+        with pytest.raises(UserError, match=r"bad\.ckpt"):
+            export(tmp_path / "bad.ckpt", None, None)
+
+
+def test_a_diverged_run_stops_before_it_is_kept(run: Path, catalogue: Path, tmp_path: Path) -> None:
+    target = tmp_path / "run"
+    fit(tiny_config(catalogue, target, 0.016))
+    with pytest.raises(UserError, match=r"is (nan|inf) at kimg .* the last checkpoint is good"):
+        fit(tiny_config(catalogue, tmp_path / "wild", 0.8, "train.lr_generator=1e30", "train.lr_discriminator=1e30"))
+    assert checkpoints(tmp_path / "wild") == []
+
+
+def test_two_processes_do_not_train_in_one_run(run: Path, catalogue: Path) -> None:
+    with training_in(run), pytest.raises(UserError, match="another process is training"):
+        fit(tiny_config(catalogue, run, 0.1))
+
+
+def test_broken_runs_beside_it_do_not_stop_a_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number, text in enumerate(("a: [", "unknown: 1", "seed: many")):
+        broken = tmp_path / "checkpoints" / f"0000{number}-old"
+        broken.mkdir(parents=True)
+        (broken / "config.yaml").write_text(text)
+    config = tiny_config(tmp_path, tmp_path, 1, "run.dir=null")
+    assert resolve_run(config) == Path("checkpoints/00003-paper")
 
 
 def test_a_checkpoint_of_another_model_is_refused(run: Path, catalogue: Path, tmp_path: Path) -> None:
@@ -204,6 +236,15 @@ def test_mistakes_on_the_command_line(run: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match="no kimg"):
         export(tmp_path / "empty", None, None)
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="export again"):
+        export(run, foreign, None)
+    (foreign / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="not an extractor"):
+        export(run, foreign, None)
+    assert (foreign / "thesis.txt").exists()
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="not an extractor"):
         export(run, tmp_path / "file", None)
