@@ -24,11 +24,12 @@ from typing import Any
 import numpy as np
 
 from infogan.errors import UserError
-from infogan.files import naming, write_atomically
+from infogan.files import write_atomically
 from infogan.photo import Source
 from infogan.sources import PhotoFiles
 from retrieval.extractor import Decoded, Extractor, decode_files
 from retrieval.knn import nearest
+from retrieval.segments import read_segment, write_segment
 
 FORMAT = 1
 SEGMENT_ITEMS = 10_000  # 60 MB of vectors: what a kill may cost
@@ -204,15 +205,7 @@ class Index:
 
     def _segments(self) -> Iterator[tuple[np.ndarray, list[dict[str, Any]]]]:
         for name in self.manifest["segments"]:
-            folder = self.directory / name
-            try:
-                vectors = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
-                items = json.loads((folder / "items.json").read_text())
-            except (OSError, ValueError):
-                raise UserError(f"{folder}: missing or damaged; restore it or index again") from None
-            if vectors.shape != (len(items), self.manifest["num_features"]):
-                raise UserError(f"{folder}: vectors and items do not match; restore it or index again")
-            yield vectors, items
+            yield read_segment(self.directory / name, self.manifest["num_features"])
 
     def live_items(self) -> Iterator[dict[str, Any]]:
         """The items that are not removed: `id`, `root` and `path` of the file, and its `sha256`."""
@@ -226,12 +219,8 @@ class Index:
         if vectors is not None:
             number, first = self.manifest["next_segment"], self.manifest["next_id"]
             name = f"segment-{number:06d}"
-            folder = self.directory / name
-            shutil.rmtree(folder, ignore_errors=True)  # left by a writer that was killed before it published
-            folder.mkdir()
-            _write_vectors(folder / "vectors.npy", vectors)
             numbered = [{"id": first + row, **item} for row, item in enumerate(items)]
-            write_atomically(folder / "items.json", json.dumps(numbered))
+            write_segment(self.directory / name, vectors, numbered)
             changes["segments"] = [*self.manifest["segments"], name]
             changes |= {"next_segment": number + 1, "next_id": first + len(items)}
         self._publish(changes)
@@ -310,12 +299,3 @@ class _Batch:
             vectors = np.concatenate([part for part, _ in parts]) if items else None
             self.index._append(vectors, items, replaced)
         self.added += len(items)
-
-
-def _write_vectors(path: Path, vectors: np.ndarray) -> None:
-    """As numpy.save, whose way of writing hides that the disk is full."""
-    with naming(path), path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(vectors))
-        file.write(vectors.data)
-        file.flush()
-        os.fsync(file.fileno())
