@@ -116,6 +116,7 @@ def _list_folder(root: Path, prefix: str) -> Iterator[_Entry]:
             subfolders.clear()
             continue
         visited.add(real)
+        subfolders.sort()  # which of two links is followed first must not depend on the filesystem
         for file in files:
             path = Path(folder, file)
             name = path.relative_to(root).as_posix()

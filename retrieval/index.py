@@ -32,6 +32,7 @@ from retrieval.knn import nearest
 from retrieval.segments import read_segment, write_segment
 
 FORMAT = 1
+MANIFEST_KEYS = {"extractor_sha256", "num_features", "next_id", "next_segment", "segments", "removed"}
 SEGMENT_ITEMS = 10_000  # 60 MB of vectors: what a kill may cost
 
 
@@ -58,8 +59,8 @@ class Added:
 class Index:
     """A catalogue directory, opened at its newest generation.
 
-    Ids are counted up from 0 and never used again. A photo is known by its contents: adding it twice adds it once. A
-    file whose contents have changed is a new item, and takes the old one's place.
+    Ids are counted up from 0 and never used again. Adding a photo twice adds it once, also from another folder or zip.
+    A file that has changed or moved is a new item, and takes the old one's place.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -73,7 +74,7 @@ class Index:
         Raises:
             UserError: the directory exists and is not empty.
         """
-        directory = Path(directory)
+        directory = Path(directory).absolute()
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise UserError(f"{directory}: exists and is not an index; choose another place")
         manifest = {
@@ -107,6 +108,8 @@ class Index:
         try:
             manifest = json.loads(path.read_text())
             newer = int(manifest["format"]) > FORMAT
+            if not newer and not manifest.keys() >= MANIFEST_KEYS:
+                raise KeyError
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(f"{self.directory}: not an index; make one with: python -m retrieval index") from None
         except (ValueError, KeyError, TypeError):
@@ -136,7 +139,7 @@ class Index:
         if extractor.sha256 != self.manifest["extractor_sha256"]:
             raise UserError(f"{self.directory}: made by another extractor than {extractor.directory}; use a new index")
         with self._writing():
-            batch = _Batch(self, extractor)
+            batch = _Batch(self, extractor, files)
             try:
                 for decoded in decode_files(files, range(len(files)), [extractor.fit], "indexing"):
                     batch.take(decoded, files)
@@ -245,17 +248,23 @@ class Index:
 
 
 class _Batch:
-    """Photos on their way into an index: embedded, not published yet."""
+    """Photos on their way into an index: embedded, not published yet.
 
-    def __init__(self, index: Index, extractor: Extractor) -> None:
+    A photo is there already when its file shows an item's contents, or when the same contents are there from another
+    root. Items whose file shows something else now, or has moved within its root, are outdated.
+    """
+
+    def __init__(self, index: Index, extractor: Extractor, files: PhotoFiles) -> None:
         self.index, self.extractor = index, extractor
-        self.known_digests: set[str] = set()
-        self.places: dict[tuple[str, str], list[tuple[int, str]]] = {}  # file → (id, digest) of the items that show it
+        self.places = {(files.root(row), name) for row, name in enumerate(files.names)}
+        self.by_place: dict[tuple[str, str], list[tuple[int, str]]] = {}
+        self.by_digest: dict[str, list[tuple[int, tuple[str, str]]]] = {}
         for item in index.live_items():
-            self.known_digests.add(item["sha256"])
-            self.places.setdefault((item["root"], item["path"]), []).append((item["id"], item["sha256"]))
-        self.seen: set[str] = set()
-        self.outdated: dict[int, str] = {}
+            place = item["root"], item["path"]
+            self.by_place.setdefault(place, []).append((item["id"], item["sha256"]))
+            self.by_digest.setdefault(item["sha256"], []).append((item["id"], place))
+        self.taken: dict[str, str] = {}  # digest → root, of this call
+        self.outdated: set[int] = set()
         self.parts: list[tuple[np.ndarray, list[dict[str, Any]]]] = []
         self.added = self.known = 0
         self.unreadable: list[tuple[str, str]] = []
@@ -264,33 +273,36 @@ class _Batch:
         return sum(len(items) for _, items in self.parts)
 
     def take(self, decoded: Decoded, files: PhotoFiles) -> None:
-        """Embed those whose contents are new; two equal photos count as one."""
+        """Embed those that are not there already."""
         self.unreadable += decoded.failures
         fresh, items = [], []
         for position, (row, digest) in enumerate(zip(decoded.rows, decoded.digests, strict=True)):
             place = files.root(row), files.names[row]
-            self.outdated.update((number, old) for number, old in self.places.get(place, ()) if old != digest)
-            self.known += digest in self.known_digests
-            if digest not in self.known_digests:
-                fresh.append(position)
-                items.append({"root": place[0], "path": place[1], "sha256": digest})
-            self.known_digests.add(digest)
-            self.seen.add(digest)
+            if self._is_known(place, digest):
+                self.known += 1
+                continue
+            fresh.append(position)
+            items.append({"root": place[0], "path": place[1], "sha256": digest})
         if fresh:
             self.parts.append((self.extractor.features(decoded.stacked(self.extractor.fit)[fresh]), items))
+
+    def _is_known(self, place: tuple[str, str], digest: str) -> bool:
+        shown = self.by_place.get(place, [])
+        twins = self.by_digest.get(digest, [])
+        self.outdated.update(number for number, old in shown if old != digest)
+        self.outdated.update(number for number, at in twins if at[0] == place[0] and at not in self.places)
+        elsewhere = any(at[0] != place[0] for _, at in twins) or self.taken.get(digest, place[0]) != place[0]
+        self.taken.setdefault(digest, place[0])
+        return elsewhere or any(old == digest for _, old in shown)
 
     def publish(self) -> None:
         """Publish what is embedded so far."""
         self._append(set())
 
     def finish(self) -> int:
-        """Publish the rest, and take out items whose file shows another picture now; returns how many.
-
-        Not those whose picture was met in another file of the same call: that one has only moved.
-        """
-        replaced = {number for number, digest in self.outdated.items() if digest not in self.seen}
-        self._append(replaced)
-        return len(replaced)
+        """Publish the rest, and take the outdated items out; returns how many."""
+        self._append(self.outdated)
+        return len(self.outdated)
 
     def _append(self, replaced: set[int]) -> None:
         parts, self.parts = self.parts, []

@@ -44,7 +44,7 @@ def check_finite(metrics: dict[str, Any], images_seen: int) -> None:
     for name, value in metrics.items():
         if not math.isfinite(value):
             what = f"{name} is {float(value)} at kimg {images_seen / 1000:g}"
-            raise UserError(f"{what}; the last checkpoint is good, start another run with lower learning rates")
+            raise UserError(f"{what}; checkpoints before it are good, start another run with lower learning rates")
 
 
 class Curves(pl.Callback):
@@ -200,3 +200,6 @@ class Bar(pl.Callback):
 
     def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         self.progress.stop()
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        self.progress.stop()  # there is no teardown then, and the cursor would stay hidden

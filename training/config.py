@@ -102,17 +102,18 @@ def load_config(path: str | Path | None, overrides: list[str]) -> DictConfig:
                 raise UserError(f"{path}: not a config; it must hold keys and values")
             config = OmegaConf.merge(config, recipe)
         for override in overrides:
-            config = OmegaConf.merge(config, _override(override))
+            config = _with(config, override)
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
         raise UserError(_explain(error)) from None
-    except (yaml.YAMLError, UnicodeError) as error:
+    except (yaml.YAMLError, UnicodeError, OSError) as error:
         raise UserError(f"{path}: not valid YAML in UTF-8 ({' '.join(str(error).split())})") from None
     check_config(config)
     return config
 
 
-def _override(text: str) -> DictConfig:
+def _with(config: DictConfig, text: str) -> DictConfig:
+    """The config with one `key=value` of the command line in it."""
     key, equals, value = text.partition("=")
     if not equals:
         raise UserError(f"{text!r} is neither a .yaml file nor key=value")
@@ -120,12 +121,12 @@ def _override(text: str) -> DictConfig:
         raise UserError(f"{key}: the value is not UTF-8; rename what it names")
     if key not in TEXT_KEYS and not (key == "data.root" and not value.startswith("[")):
         try:
-            return OmegaConf.from_dotlist([text])
-        except yaml.YAMLError:
-            raise UserError(f"{key}: {value!r} is not valid YAML; quote what is special in it") from None
-    config = OmegaConf.create()
-    OmegaConf.update(config, key, None if value == "null" else value)
-    return config
+            return OmegaConf.merge(config, OmegaConf.from_dotlist([text]))  # type: ignore[return-value]
+        except (yaml.YAMLError, TypeError, IndexError):
+            raise UserError(f"{text}: not a key and a YAML value; quote what is special in it") from None
+    typed = OmegaConf.create()
+    OmegaConf.update(typed, key, None if value == "null" else value)
+    return OmegaConf.merge(config, typed)  # type: ignore[return-value]
 
 
 def config_difference(old: DictConfig, new: DictConfig) -> list[str]:
@@ -202,8 +203,8 @@ def check_config(config: DictConfig) -> None:
         ("train.betas", len(train.betas) == 2 and all(0 <= beta < 1 for beta in train.betas), "two numbers in 0 … 1"),
         ("train.mi_weight", 0 <= train.mi_weight < math.inf, "0 or more"),
         ("train.checkpoint_kimg", train.checkpoint_kimg >= 1, "1 or more: names count thousands"),
-        ("train.status_kimg", train.status_kimg > 0, "more than 0"),
-        ("train.grid_kimg", train.grid_kimg > 0, "more than 0"),
+        ("train.status_kimg", train.status_kimg >= 0.001, "0.001 or more: one photo"),
+        ("train.grid_kimg", train.grid_kimg >= 0.001, "0.001 or more: one photo"),
         ("train.devices", train.devices == 1, "1: this version trains on one device"),
         ("train.precision", train.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
     ]

@@ -26,7 +26,7 @@ from infogan.errors import UserError
 from infogan.files import write_atomically
 from infogan.photo import photo_spec
 from infogan.trunk import ConvStage, PhotoToFeatures, Trunk, reestimate_batch_norm, to_signed
-from retrieval.extractor import FORMAT, Extractor, read_config
+from retrieval.extractor import FORMAT, Extractor
 from training.config import photo_roots
 from training.networks import build_discriminator
 from training.photos import PhotoStore, open_store
@@ -57,7 +57,7 @@ def export(source: Path, output: Path | None, photos: list[str] | None) -> Path:
     path = _select(source)
     checkpoint = load_checkpoint(path)
     config = checkpoint_config(checkpoint, path)
-    output = (output or path.parent / f"extractor-{path.stem}").absolute()
+    output = (output or path.parent / f"extractor-{path.stem}").resolve()  # never replace a link itself
     _check_output(output)
     trunk = load_trunk(checkpoint, config, path)
     store = _real_photos(config, photos)
@@ -69,7 +69,7 @@ def export(source: Path, output: Path | None, photos: list[str] | None) -> Path:
         _write_forms(trunk, temporary)
         _write_config(temporary, trunk, config, checkpoint)
         check_parity(temporary, trunk, store.read(np.arange(min(PARITY_PHOTOS, len(store)))))
-        write_atomically(temporary / "README.md", _card(config, checkpoint, trunk, store))
+        write_atomically(temporary / "README.md", _card(output, config, checkpoint, trunk, store))
         _publish(temporary, output)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -158,9 +158,11 @@ def _check_output(output: Path) -> None:
         raise UserError(f"{output}: a mount point cannot be replaced; name a directory inside it with --output")
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
-    if not output.is_dir() or {path.name for path in output.iterdir()} - {*FORMS, "config.json", "README.md"}:
-        raise UserError(f"{output}: exists and is not an extractor; choose another --output")
-    read_config(output)
+    foreign = not output.is_dir() or {path.name for path in output.iterdir()} - {*FORMS, "config.json", "README.md"}
+    with contextlib.suppress(OSError, ValueError):
+        if not foreign and {"format", "sha256", "photo"} <= set(json.loads((output / "config.json").read_text())):
+            return  # perhaps a damaged one: writing it anew is the cure
+    raise UserError(f"{output}: exists and is not an extractor; choose another --output")
 
 
 def _real_photos(config: DictConfig, photos: list[str] | None) -> PhotoStore:
@@ -243,12 +245,13 @@ def _write_config(directory: Path, trunk: Trunk, config: DictConfig, checkpoint:
     write_atomically(directory / "config.json", short_lists + "\n")
 
 
-def _card(config: DictConfig, checkpoint: dict[str, Any], trunk: Trunk, store: PhotoStore) -> str:
+def _card(output: Path, config: DictConfig, checkpoint: dict[str, Any], trunk: Trunk, store: PhotoStore) -> str:
     kimg = checkpoint["images_seen"] / 1000
     return f"""# {config.name} at {kimg:g} kimg
 
-A sole2vec feature extractor: the discriminator trunk of an InfoGAN, trained without labels on {len(store):,} photos
-({", ".join(Path(root).name for root in config.data.root)}) until it had seen {kimg:g} thousand of them.
+A sole2vec feature extractor: the discriminator trunk of an InfoGAN, trained without labels on the photos of
+{", ".join(Path(root).name for root in photo_roots(config))} until it had seen {kimg:g} thousand. Batch-norm statistics
+were estimated on {min(NORM_PHOTOS, len(store)):,} real photos.
 
 | | |
 |---|---|
@@ -261,7 +264,7 @@ A sole2vec feature extractor: the discriminator trunk of an InfoGAN, trained wit
 ```python
 from retrieval.extractor import Extractor
 
-features = Extractor.load("{config.name}")(["shoe.jpg"])  # this directory
+features = Extractor.load("{output.name}")(["shoe.jpg"])
 ```
 
 The photos' licence binds what was learned from them; ask their owner before commercial use.

@@ -17,7 +17,16 @@ from training.callbacks import Bar, Checkpoints, Curves, Grids
 from training.config import photo_roots
 from training.module import InfoGAN
 from training.photos import PhotoBatches, PhotoStore, open_store
-from training.run import begin, checkpoint_config, checkpoints, load_checkpoint, log, resolve_run, training_in
+from training.run import (
+    begin,
+    check_run,
+    checkpoint_config,
+    checkpoints,
+    load_checkpoint,
+    log,
+    resolve_run,
+    training_in,
+)
 
 
 def fit(config: DictConfig) -> Path:
@@ -31,6 +40,7 @@ def fit(config: DictConfig) -> Path:
     run = resolve_run(config)
     store = open_store(config.data.root, config.data.fit, config.data.cache)
     with training_in(run):
+        check_run(run, config)  # another process may have come first
         _fit(config, run, store)
     return run
 
@@ -49,7 +59,10 @@ def _fit(config: DictConfig, run: Path, store: PhotoStore) -> None:
     )
     batches = PhotoBatches(store, config.train.batch_size, config.seed, images_seen)
     trainer = _trainer(config, run, store, images_seen, steps=-(-left // config.train.batch_size))
-    trainer.fit(InfoGAN(config, checkpoint), DataLoader(batches, batch_size=None))
+    try:
+        trainer.fit(InfoGAN(config, checkpoint), DataLoader(batches, batch_size=None))
+    except SystemExit:  # what Lightning makes of a second Ctrl-C
+        raise KeyboardInterrupt from None
     if trainer.should_stop:
         raise KeyboardInterrupt
 

@@ -120,7 +120,9 @@ def _allocate(partial: Path, count: int) -> tuple[np.memmap, np.memmap]:
     path = partial / "pixels.u8"
     path.touch()
     with naming(path), path.open("r+b") as file:
-        os.posix_fallocate(file.fileno(), 0, count * PHOTO_BYTES)
+        if hasattr(os, "posix_fallocate"):  # macOS has none, and gets a sparse file
+            os.posix_fallocate(file.fileno(), 0, count * PHOTO_BYTES)
+        file.truncate(count * PHOTO_BYTES)
     pixels = np.memmap(path, np.uint8, "r+", shape=(count, SIZE, SIZE, 3))
     if not (partial / "status.npy").exists():
         np.lib.format.open_memmap(partial / "status.new", "w+", np.uint8, (count,)).flush()

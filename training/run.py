@@ -38,7 +38,7 @@ def resolve_run(config: DictConfig) -> Path:
     """
     if config.run.dir:
         run = Path(config.run.dir).expanduser()
-        _check_same(run, config)
+        check_run(run, config)
         return run
     numbered = sorted(RUNS.glob("[0-9][0-9][0-9][0-9][0-9]-*"), reverse=True)
     for run in numbered:
@@ -49,9 +49,14 @@ def resolve_run(config: DictConfig) -> Path:
     return RUNS / f"{following:05d}-{config.name}"
 
 
-def _check_same(run: Path, config: DictConfig) -> None:
-    if not run.exists() or (run.is_dir() and not {path.name for path in run.iterdir()} - {"lock"}):
-        return
+def check_run(run: Path, config: DictConfig) -> None:
+    """Refuse a directory that holds a run of another config, or something that is no run.
+
+    Raises:
+        UserError: it does.
+    """
+    if not run.exists() or (run.is_dir() and all(p.name == "lock" or p.suffix == ".tmp" for p in run.iterdir())):
+        return  # nothing there, or what a run left that never got as far as its config
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run}: exists and is not a run directory; choose another run.dir")
     before = read_config(run)
@@ -65,10 +70,13 @@ def _check_same(run: Path, config: DictConfig) -> None:
 def read_config(run: Path) -> DictConfig:
     """The resolved config of a run."""
     try:
-        return OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(run / "config.yaml"))  # type: ignore[return-value]
+        written = OmegaConf.load(run / "config.yaml")
+        if not isinstance(written, DictConfig):
+            raise ValueError("it holds no keys")
+        return OmegaConf.merge(OmegaConf.structured(Config), written)  # type: ignore[return-value]
     except FileNotFoundError:
         raise UserError(f"{run}: no config.yaml; not a run directory") from None
-    except (OmegaConfBaseException, yaml.YAMLError, ValueError, NotADirectoryError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
         raise UserError(f"{run}/config.yaml: not readable by this version ({str(error).splitlines()[0]})") from None
 
 
@@ -93,16 +101,25 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such checkpoint") from None
     except IsADirectoryError:
         raise UserError(f"{path}: a directory, not a checkpoint") from None
+    except PermissionError:
+        raise
     except pickle.UnpicklingError:
-        if path.read_bytes()[:2] == b"PK" and not zipfile.is_zipfile(path):  # it begins as a checkpoint and stops short
+        if path.read_bytes()[:2] == b"PK" and not _is_whole_zip(path):  # it begins as a checkpoint and stops short
             raise UserError(f"{path}: truncated; delete it to use the checkpoint before it") from None
         raise UserError(f"{path}: holds more than plain weights; refused, for it could run code") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile):
+    except Exception:  # the unpickler meets damage in any way there is
         raise UserError(f"{path}: truncated or damaged; delete it to use the checkpoint before it") from None
     kinds = {"state_dict": dict, "optimizer_states": list, "images_seen": int, "config": dict, "photos": str}
     if not isinstance(checkpoint, dict) or any(not isinstance(checkpoint.get(k), kind) for k, kind in kinds.items()):
         raise UserError(f"{path}: a checkpoint of some other program; use one that train.py wrote")
     return checkpoint
+
+
+def _is_whole_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except Exception:  # which on damaged ends it does not promise
+        return False
 
 
 def checkpoint_config(checkpoint: dict[str, Any], path: Path) -> DictConfig:
@@ -135,8 +152,8 @@ def training_in(run: Path) -> Iterator[None]:
 
 def begin(run: Path, config: DictConfig, images_seen: int) -> None:
     """Make the directory, write the config, open the log, and drop the curves of steps that will be done again."""
-    (run / "grids").mkdir(parents=True, exist_ok=True)
     write_atomically(run / "config.yaml", OmegaConf.to_yaml(config))
+    (run / "grids").mkdir(exist_ok=True)
     metrics = run / "metrics.jsonl"
     if metrics.exists():
         lines = metrics.read_text().splitlines()

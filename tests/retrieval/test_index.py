@@ -88,12 +88,16 @@ def test_a_changed_file_takes_the_place_of_its_older_picture(
     assert (result.added, result.replaced, len(index)) == (1, 1, held)
     name = changed.relative_to(photos).as_posix()
     assert [hit.id for hit in index.search(changed, held) if hit.path == name] == [held]
-    # Two files swap their pictures: nothing is new, and nothing is lost.
+    # Two files swap their pictures, and a third one moves: each is found where it lies now.
     first, second = others[0].read_bytes(), others[1].read_bytes()
     others[0].write_bytes(second)
     others[1].write_bytes(first)
+    moved = others[2].rename(others[2].with_name("moved.jpg"))
     result = index.add(loaded, PhotoFiles(photos))
-    assert (result.added, result.replaced, len(index)) == (0, 0, held)
+    assert (result.added, result.replaced, len(index)) == (3, 3, held)
+    for path in (others[0], others[1], moved):
+        assert index.search(path, 1)[0].path == path.relative_to(photos).as_posix()
+    assert index.add(loaded, PhotoFiles(photos)).added == 0
 
 
 def test_ctrl_c_publishes_what_is_embedded(
@@ -165,7 +169,11 @@ def test_damage_is_named(index: Index, catalogue: Path, tmp_path: Path) -> None:
         Index(tmp_path)
     manifest = index.directory / "manifest.json"
     good = manifest.read_text()
-    for text, words in (("{", "damaged"), (json.dumps({**json.loads(good), "format": 9}), "newer")):
+    for text, words in (
+        ("{", "damaged"),
+        ('{"format": 1}', "damaged"),
+        (json.dumps({**json.loads(good), "format": 9}), "newer"),
+    ):
         manifest.write_text(text)
         with pytest.raises(UserError, match=words):
             Index(index.directory)

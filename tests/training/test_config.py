@@ -55,7 +55,11 @@ def test_overrides_win_and_lists_are_paths() -> None:
         ("name=a/b", "letters"),
         ("data.root=\udcff", "not UTF-8"),
         ("data.root=${oc.env:NOT_SET_ANYWHERE}", "NOT_SET_ANYWHERE"),
-        ("train.betas=[1", "not valid YAML"),
+        ("train.betas=[1", "YAML value"),
+        ("train.betas[0]=0.3", "train.betas"),
+        ("train.betas={a: 1}", "train.betas"),
+        ("[=3", "[=3"),
+        ("train.status_kimg=1e-320", "one photo"),
         ("kimg", "neither"),
     ],
 )
@@ -75,7 +79,7 @@ def test_paths_are_taken_as_they_are_typed() -> None:
 def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gone\.yaml: no such config; there are configs/demo\.yaml"):
         load_config("gone.yaml", [])
-    for text in ("a: [1", "- 1\n- 2\n", "train: 3\n", "train:\n  kimgs: 3\n", "\x00"):
+    for text in ("a: [1", "3", "- 1\n- 2\n", "train: 3\n", "train:\n  kimgs: 3\n", "\x00"):
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(UserError) as caught:
             load_config(tmp_path / "bad.yaml", [])
