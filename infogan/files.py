@@ -1,11 +1,14 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and directories that one process at a time may change."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from infogan.errors import UserError
 
 
 @contextmanager
@@ -30,3 +33,18 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def held(directory: Path, refusal: str) -> Iterator[None]:
+    """Hold a directory for this process alone, by its `lock` file; the lock goes with the process, even when killed.
+
+    Raises:
+        UserError: with `refusal`, where another process holds it.
+    """
+    with (directory / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{directory}: {refusal}") from None
+        yield

@@ -10,7 +10,6 @@ A kill in between leaves a folder that no manifest names; the next writer reuses
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from infogan.errors import UserError
-from infogan.files import write_atomically
+from infogan.files import held, write_atomically
 from infogan.photo import Source
 from infogan.sources import PhotoFiles
 from retrieval.extractor import Decoded, Extractor, decode_files
@@ -235,14 +234,8 @@ class Index:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """One writer at a time, on the newest generation. The lock goes with the process, also when it is killed."""
-        with (self.directory / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"{self.directory}: another process is writing to it; wait until it has finished"
-                ) from None
+        """One writer at a time, on the newest generation."""
+        with held(self.directory, "another process is writing to it; wait until it has finished"):
             self.reload()
             yield
 

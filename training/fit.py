@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
 
 from infogan.errors import UserError
+from infogan.files import held
 from training.callbacks import Bar, Checkpoints, Curves, Grids
 from training.config import photo_roots
 from training.module import InfoGAN
@@ -25,7 +26,6 @@ from training.run import (
     load_checkpoint,
     log,
     resolve_run,
-    training_in,
 )
 
 
@@ -39,7 +39,8 @@ def fit(config: DictConfig) -> Path:
     config.data.root = photo_roots(config)
     run = resolve_run(config)
     store = open_store(config.data.root, config.data.fit, config.data.cache)
-    with training_in(run):
+    run.mkdir(parents=True, exist_ok=True)
+    with held(run, "another process is training in it; choose another run.dir"):
         check_run(run, config)  # another process may have come first
         _fit(config, run, store)
     return run

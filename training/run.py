@@ -5,15 +5,13 @@ config.yaml  log.txt  metrics.jsonl  events.out.tfevents.*  grids/*.png  kimg-00
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import pickle
 import re
 import sys
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -130,24 +128,6 @@ def checkpoint_config(checkpoint: dict[str, Any], path: Path) -> DictConfig:
         return config  # type: ignore[return-value]
     except (OmegaConfBaseException, ValueError, TypeError):
         raise UserError(f"{path}: its settings are not of this version; train again or use that version") from None
-
-
-@contextmanager
-def training_in(run: Path) -> Iterator[None]:
-    """Hold the run for this process alone; the lock goes with the process, also when it is killed.
-
-    Raises:
-        UserError: another process is training in it.
-    """
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{run}: another process is training in it; wait for it, or choose another run.dir"
-            ) from None
-        yield
 
 
 def begin(run: Path, config: DictConfig, images_seen: int) -> None:

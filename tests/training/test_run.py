@@ -15,11 +15,12 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from infogan.errors import UserError
+from infogan.files import held
 from tests.conftest import ROOT, TINY, assert_user_error, command, tiny_config
 from training.config import load_config
 from training.exporting import export
 from training.fit import fit
-from training.run import checkpoints, load_checkpoint, resolve_run, training_in
+from training.run import checkpoints, load_checkpoint, resolve_run
 
 CURVES = {
     *("loss/g", "loss/d_real", "loss/d_fake", "loss/mi", "d/real_mean", "d/fake_mean"),
@@ -177,7 +178,7 @@ def test_a_diverged_run_stops_before_it_is_kept(run: Path, catalogue: Path, tmp_
 
 
 def test_two_processes_do_not_train_in_one_run(run: Path, catalogue: Path) -> None:
-    with training_in(run), pytest.raises(UserError, match="another process is training"):
+    with held(run, "held"), pytest.raises(UserError, match="another process is training"):
         fit(tiny_config(catalogue, run, 0.1))
 
 
