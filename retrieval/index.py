@@ -116,8 +116,6 @@ class Index:
         if newer:
             raise UserError(f"{path}: written by a newer version; upgrade sole2vec")
         self.manifest: dict[str, Any] = manifest
-        self.__dict__.pop("_rows", None)
-        self.__dict__.pop("extractor", None)
 
     def __len__(self) -> int:
         return self.manifest["next_id"] - len(self.manifest["removed"])
@@ -243,8 +241,8 @@ class Index:
 class _Batch:
     """Photos on their way into an index: embedded, not published yet.
 
-    A photo is there already when its file shows an item's contents, or when the same contents are there from another
-    root. Items whose file shows something else now, or has moved within its root, are outdated.
+    A photo is there already when its file shows an item's contents, or when the same contents are there from a place
+    that is not being added now. Items whose file shows something else now, or has moved within its root, are outdated.
     """
 
     def __init__(self, index: Index, extractor: Extractor, files: PhotoFiles) -> None:
@@ -256,7 +254,6 @@ class _Batch:
             place = item["root"], item["path"]
             self.by_place.setdefault(place, []).append((item["id"], item["sha256"]))
             self.by_digest.setdefault(item["sha256"], []).append((item["id"], place))
-        self.taken: dict[str, str] = {}  # digest → root, of this call
         self.outdated: set[int] = set()
         self.parts: list[tuple[np.ndarray, list[dict[str, Any]]]] = []
         self.added = self.known = 0
@@ -281,12 +278,11 @@ class _Batch:
 
     def _is_known(self, place: tuple[str, str], digest: str) -> bool:
         shown = self.by_place.get(place, [])
-        twins = self.by_digest.get(digest, [])
+        # What a file of this call shows is known only when its turn comes, so such an item vouches for no other file.
+        twins = [(number, at[0]) for number, at in self.by_digest.get(digest, []) if at not in self.places]
         self.outdated.update(number for number, old in shown if old != digest)
-        self.outdated.update(number for number, at in twins if at[0] == place[0] and at not in self.places)
-        elsewhere = any(at[0] != place[0] for _, at in twins) or self.taken.get(digest, place[0]) != place[0]
-        self.taken.setdefault(digest, place[0])
-        return elsewhere or any(old == digest for _, old in shown)
+        self.outdated.update(number for number, root in twins if root == place[0])
+        return any(old == digest for _, old in shown) or any(root != place[0] for _, root in twins)
 
     def publish(self) -> None:
         """Publish what is embedded so far."""

@@ -100,6 +100,23 @@ def test_a_changed_file_takes_the_place_of_its_older_picture(
     assert index.add(loaded, PhotoFiles(photos)).added == 0
 
 
+def test_a_picture_that_changes_folders_is_not_lost(loaded: Extractor, catalogue: Path, tmp_path: Path) -> None:
+    pictures = [path.read_bytes() for path in sorted(catalogue.rglob("*.jpg"))[:4]]
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder, (one, two) in zip(folders, (pictures[:2], pictures[2:]), strict=True):
+        folder.mkdir()
+        (folder / "1.jpg").write_bytes(one)
+        (folder / "2.jpg").write_bytes(two)
+    index = Index.create(tmp_path / "index", loaded)
+    index.add(loaded, PhotoFiles(folders))
+    assert index.add(loaded, PhotoFiles(folders)).added == 0
+    (folders[0] / "1.jpg").write_bytes(pictures[2])
+    (folders[1] / "1.jpg").write_bytes(pictures[0])
+    index.add(loaded, PhotoFiles(folders))
+    assert len(index) == 4
+    assert [index.search(picture, 1)[0].path for picture in pictures] == ["b/1.jpg", "a/2.jpg", "a/1.jpg", "b/2.jpg"]
+
+
 def test_ctrl_c_publishes_what_is_embedded(
     loaded: Extractor, catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
