@@ -162,6 +162,12 @@ class Checkpoints(pl.Callback):
         self._save(trainer, module)
 
     def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        self._restore_signals()
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        self._restore_signals()  # Lightning tears nothing down then
+
+    def _restore_signals(self) -> None:
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
 

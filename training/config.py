@@ -97,19 +97,29 @@ def load_config(path: str | Path | None, overrides: list[str]) -> DictConfig:
     try:
         if path is not None:
             config.name = Path(path).stem
-            recipe = OmegaConf.load(_existing(path))
-            if not isinstance(recipe, DictConfig):
-                raise UserError(f"{path}: not a config; it must hold keys and values")
-            config = OmegaConf.merge(config, recipe)
+            config = OmegaConf.merge(config, load_yaml(_existing(path)))
         for override in overrides:
             config = _with(config, override)
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
         raise UserError(_explain(error)) from None
-    except (yaml.YAMLError, UnicodeError, OSError) as error:
-        raise UserError(f"{path}: not valid YAML in UTF-8 ({' '.join(str(error).split())})") from None
     check_config(config)
     return config
+
+
+def load_yaml(path: str | Path) -> DictConfig:
+    """The keys and values of a YAML file, unchecked.
+
+    Raises:
+        UserError: it cannot be read, is not YAML in UTF-8, or holds no keys.
+    """
+    try:
+        written = OmegaConf.load(path)
+    except (yaml.YAMLError, UnicodeError, OSError) as error:
+        raise UserError(f"{path}: not valid YAML in UTF-8 ({' '.join(str(error).split())})") from None
+    if not isinstance(written, DictConfig):
+        raise UserError(f"{path}: not a config; it must hold keys and values")
+    return written
 
 
 def _with(config: DictConfig, text: str) -> DictConfig:
@@ -119,14 +129,14 @@ def _with(config: DictConfig, text: str) -> DictConfig:
         raise UserError(f"{text!r} is neither a .yaml file nor key=value")
     if text.encode("utf-8", "replace").decode() != text:
         raise UserError(f"{key}: the value is not UTF-8; rename what it names")
-    if key not in TEXT_KEYS and not (key == "data.root" and not value.startswith("[")):
-        try:
-            return OmegaConf.merge(config, OmegaConf.from_dotlist([text]))  # type: ignore[return-value]
-        except (yaml.YAMLError, TypeError, IndexError):
-            raise UserError(f"{text}: not a key and a YAML value; quote what is special in it") from None
-    typed = OmegaConf.create()
-    OmegaConf.update(typed, key, None if value == "null" else value)
-    return OmegaConf.merge(config, typed)  # type: ignore[return-value]
+    if key in TEXT_KEYS or (key == "data.root" and not value.startswith("[")):
+        typed = OmegaConf.create()
+        OmegaConf.update(typed, key, None if value == "null" else value)
+        return OmegaConf.merge(config, typed)  # type: ignore[return-value]
+    try:
+        return OmegaConf.merge(config, OmegaConf.from_dotlist([text]))  # type: ignore[return-value]
+    except (yaml.YAMLError, TypeError, IndexError):
+        raise UserError(f"{text}: not a key and a YAML value; quote what is special in it") from None
 
 
 def config_difference(old: DictConfig, new: DictConfig) -> list[str]:

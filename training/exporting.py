@@ -66,8 +66,8 @@ def export(source: Path, output: Path | None, photos: list[str] | None) -> Path:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        _write_forms(trunk, temporary)
-        _write_config(temporary, trunk, config, checkpoint)
+        learned = _write_forms(trunk, temporary)
+        _write_config(temporary, trunk, learned, config, checkpoint)
         check_parity(temporary, trunk, store.read(np.arange(min(PARITY_PHOTOS, len(store)))))
         write_atomically(temporary / "README.md", _card(output, config, checkpoint, trunk, store))
         _publish(temporary, output)
@@ -182,7 +182,8 @@ def _batches(store: PhotoStore) -> Iterator[Tensor]:
     return (to_signed(torch.from_numpy(store.read(np.sort(part))).permute(0, 3, 1, 2)) for part in parts)
 
 
-def _write_forms(trunk: Trunk, directory: Path) -> None:
+def _write_forms(trunk: Trunk, directory: Path) -> list[str]:
+    """Write all three; returns the names that the learned weights have in the ONNX file."""
     write_atomically(directory / "model.safetensors", save(trunk.state_dict()))
     network = PhotoToFeatures(fold(trunk)).eval()
     # Two photos, not one: exporters take a batch of 1 for a constant.
@@ -207,6 +208,8 @@ def _write_forms(trunk: Trunk, directory: Path) -> None:
     for item in [model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info]:
         item.ClearField("metadata_props")  # the same
     write_atomically(directory / "model.onnx", model.SerializeToString())
+    learned = dict(network.named_parameters())
+    return [item.name for item in model.graph.initializer if item.name in learned]
 
 
 def _saved(program: torch.export.ExportedProgram) -> bytes:
@@ -225,11 +228,9 @@ def _quiet() -> Any:
         yield
 
 
-def _write_config(directory: Path, trunk: Trunk, config: DictConfig, checkpoint: dict[str, Any]) -> None:
-    import onnx
-
-    learned = dict(fold(trunk).named_parameters(prefix="trunk"))
-    graph = onnx.load(directory / "model.onnx").graph
+def _write_config(
+    directory: Path, trunk: Trunk, learned: list[str], config: DictConfig, checkpoint: dict[str, Any]
+) -> None:
     content = {
         "format": FORMAT,
         "architecture": OmegaConf.to_container(config.model.trunk),
@@ -237,7 +238,7 @@ def _write_config(directory: Path, trunk: Trunk, config: DictConfig, checkpoint:
         "photo": photo_spec(config.data.fit),
         "input": {"name": "photos", "shape": ["batch", 3, 128, 128], "dtype": "uint8"},
         "output": {"name": "features", "shape": ["batch", trunk.num_features], "dtype": "float32"},
-        "learned": [item.name for item in graph.initializer if item.name in learned],
+        "learned": learned,
         "run": {"name": config.name, "seed": config.seed, "images_seen": checkpoint["images_seen"]},
         "sha256": {form: hashlib.sha256((directory / form).read_bytes()).hexdigest() for form in FORMS},
     }

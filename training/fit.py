@@ -18,15 +18,7 @@ from training.callbacks import Bar, Checkpoints, Curves, Grids
 from training.config import photo_roots
 from training.module import InfoGAN
 from training.photos import PhotoBatches, PhotoStore, open_store
-from training.run import (
-    begin,
-    check_run,
-    checkpoint_config,
-    checkpoints,
-    load_checkpoint,
-    log,
-    resolve_run,
-)
+from training.run import begin, check_run, checkpoint_config, checkpoints, load_checkpoint, log, resolve_run
 
 
 def fit(config: DictConfig) -> Path:

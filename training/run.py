@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from infogan.errors import UserError
 from infogan.files import write_atomically
-from training.config import Config, check_config, config_difference
+from training.config import Config, check_config, config_difference, load_yaml
 
 RUNS = Path("checkpoints")
 log = logging.getLogger("sole2vec")
@@ -67,14 +66,10 @@ def check_run(run: Path, config: DictConfig) -> None:
 
 def read_config(run: Path) -> DictConfig:
     """The resolved config of a run."""
+    written = load_yaml(run / "config.yaml")
     try:
-        written = OmegaConf.load(run / "config.yaml")
-        if not isinstance(written, DictConfig):
-            raise ValueError("it holds no keys")
         return OmegaConf.merge(OmegaConf.structured(Config), written)  # type: ignore[return-value]
-    except FileNotFoundError:
-        raise UserError(f"{run}: no config.yaml; not a run directory") from None
-    except (OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
+    except (OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{run}/config.yaml: not readable by this version ({str(error).splitlines()[0]})") from None
 
 
