@@ -95,7 +95,8 @@ def print_end(report: dict[str, Any], query: str) -> None:
 
 
 def page(report: dict[str, Any], queries: Iterable[Path], index: Index) -> str:
-    metrics = [json.loads(line) for line in (DEMO / "run" / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (DEMO / "run" / "metrics.jsonl").read_text().splitlines()]
+    metrics = [line for line in lines if "checkpoint" not in line]
     grids = DEMO / "run" / "grids"
     return Template(PAGE_TEMPLATE).substitute(
         results="\n".join(result_row(query, index.search(query, 6)) for query in queries),

@@ -45,14 +45,19 @@ def main() -> None:
     rows: dict[str, dict[str, Any]] = {}
     print("| features | " + " | ".join(COLUMNS) + " |\n|---|" + "---|" * len(COLUMNS))
     for checkpoint in chosen:
-        with tempfile.TemporaryDirectory() as place:
-            extractor = Extractor.load(export(checkpoint, Path(place, "extractor"), None))
-            report = evaluate(extractor, files, arguments.labels, floors=checkpoint == chosen[0])
+        report = measure(checkpoint, files, arguments.labels, floors=checkpoint == chosen[0])
         for name, row in [*report.pop("floors").items(), (checkpoint.stem, report)]:
             rows[name] = row
             print(f"| {name} | " + " | ".join(f"{row[key]:.4f}" for key in COLUMNS.values()) + " |", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1))
+
+
+def measure(checkpoint: Path, files: PhotoFiles, scheme: str, floors: bool) -> dict[str, Any]:
+    """The report of `retrieval.evaluate.evaluate` on what the checkpoint exports."""
+    with tempfile.TemporaryDirectory() as place:
+        extractor = Extractor.load(export(checkpoint, Path(place, "extractor"), None))
+        return evaluate(extractor, files, scheme, floors=floors)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,12 @@ import torch
 from torch import Tensor
 
 
-def sample_latent(count: int, size: int, device: torch.device) -> Tensor:
-    """(count, size) float32, uniform in −1…1: the prior of noise and of the continuous codes alike."""
-    return torch.rand(count, size, device=device) * 2 - 1
+def sample_latent(count: int, size: int, device: torch.device, source: torch.Generator | None = None) -> Tensor:
+    """(count, size) float32, uniform in −1…1: the prior of noise and of the continuous codes alike.
+
+    Drawn from `source`, a generator of the same device, else from PyTorch's own.
+    """
+    return torch.rand(count, size, device=device, generator=source) * 2 - 1
 
 
 def mutual_information_loss(codes: Tensor, recovered: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
     """Write beside `path`, flush to the disk, rename. On a failure what was at `path` stays, and nothing else."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content

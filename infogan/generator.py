@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from infogan.dropout import Dropout
 from infogan.photo import SIZE
 
 
@@ -18,7 +19,7 @@ class UpStage(nn.Sequential):
             nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
             nn.BatchNorm2d(outputs),
             nn.ReLU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from infogan.dropout import Dropout
 from infogan.photo import SIZE
 
 
@@ -48,7 +49,7 @@ class ConvStage(nn.Sequential):
 
     def __init__(self, inputs: int, outputs: int, stride: int, dropout: float) -> None:
         super().__init__(
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
             nn.BatchNorm2d(outputs),
             nn.LeakyReLU(0.2),

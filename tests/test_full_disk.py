@@ -38,12 +38,13 @@ def fill(disk: Path, leave: int) -> None:
     (disk / "filler").write_bytes(bytes(stat.f_bavail * stat.f_frsize - leave))
 
 
-def one_line(action: object, capsys: pytest.CaptureFixture[str]) -> None:
+def one_line(action: object, capsys: pytest.CaptureFixture[str]) -> str:
     capsys.readouterr()
     assert run_command(action) == 2  # type: ignore[arg-type]
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1, error
     assert "make room" in error and "error: writing" not in error
+    return error
 
 
 def test_a_store_on_a_full_disk(disk: Path, catalogue: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,8 +59,8 @@ def test_a_run_on_a_full_disk_keeps_its_checkpoint(
     run = disk / "run"
     fit(tiny_config(catalogue, run, 0.016))
     before = load_checkpoint(checkpoints(run)[-1])["images_seen"]
-    fill(disk, leave=100_000)
-    one_line(lambda: fit(tiny_config(catalogue, run, 1.2)), capsys)
+    fill(disk, leave=100_000)  # the curves fit, the next checkpoint does not
+    assert "kimg-000001.ckpt: No space left" in one_line(lambda: fit(tiny_config(catalogue, run, 1.2)), capsys)
     assert load_checkpoint(checkpoints(run)[-1])["images_seen"] >= before == 16
     assert not list(run.glob("*.tmp"))
     (disk / "filler").unlink()

@@ -19,11 +19,19 @@ from omegaconf.errors import OmegaConfBaseException
 from infogan.errors import UserError
 from infogan.photo import FITS
 
-PRECISIONS = ("32-true", "bf16-mixed")
+PRECISIONS = ("32-true", "bf16-mixed", "64-true")
 # Taken as they are typed: a path may look like a number, and a # in it begins no comment.
-TEXT_KEYS = ("name", "run.dir", "data.fit", "data.cache", "train.precision")
+TEXT_KEYS = (
+    *("name", "run.dir", "transfer", "data.fit", "data.cache", "probe.labels"),
+    *("train.precision", "train.selection"),
+)
+PATH_KEYS = ("data.root", "probe.root")  # the same, unless a list
+RULES = ("last", "paper_window", "rankme", "recall", "probe")
 # What may differ between the call that began a run and the one that goes on with it.
-RESUMABLE = ("run.dir", "data.cache", "train.kimg", "train.checkpoint_kimg", "train.status_kimg", "train.grid_kimg")
+RESUMABLE = (
+    *("run.dir", "data.cache", "probe.root", "probe.labels", "probe.photos", "train.kimg", "train.checkpoint_kimg"),
+    *("train.status_kimg", "train.grid_kimg", "train.selection", "train.devices", "train.nodes"),
+)
 
 
 @dataclass
@@ -36,6 +44,13 @@ class DataConfig:
     root: Any = "???"
     fit: str = "stretch"
     cache: str | None = None
+
+
+@dataclass
+class ProbeConfig:
+    photos: int = 1000
+    root: Any = None
+    labels: str | None = None
 
 
 @dataclass
@@ -69,19 +84,26 @@ class TrainConfig:
     lr_generator: float = 1e-3
     betas: list[float] = field(default_factory=lambda: [0.5, 0.999])
     mi_weight: float = 0.05
+    ema_kimg: float = 0
     checkpoint_kimg: float = 50
     status_kimg: float = 1
     grid_kimg: float = 10
-    devices: int = 1
+    selection: str = "recall"
+    devices: Any = "auto"
+    nodes: int = 1
+    sync_batch_norm: bool = True
     precision: str = "32-true"
+    compile: bool = False
 
 
 @dataclass
 class Config:
     name: str = "paper"
     seed: int = 0
+    transfer: str | None = None
     run: RunConfig = field(default_factory=RunConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
@@ -129,7 +151,7 @@ def _with(config: DictConfig, text: str) -> DictConfig:
         raise UserError(f"{text!r} is neither a .yaml file nor key=value")
     if text.encode("utf-8", "replace").decode() != text:
         raise UserError(f"{key}: the value is not UTF-8; rename what it names")
-    if key in TEXT_KEYS or (key == "data.root" and not value.startswith("[")):
+    if key in TEXT_KEYS or (key in PATH_KEYS and not value.startswith("[")):
         typed = OmegaConf.create()
         OmegaConf.update(typed, key, None if value == "null" else value)
         return OmegaConf.merge(config, typed)  # type: ignore[return-value]
@@ -141,16 +163,17 @@ def _with(config: DictConfig, text: str) -> DictConfig:
 
 def config_difference(old: DictConfig, new: DictConfig) -> list[str]:
     """The keys whose values differ in a way that would make another run of it, dotted."""
-    before, after = _leaves(old), _leaves(new)
+    before, after = flat(old), flat(new)
     keys = sorted(before.keys() | after.keys())
     return [key for key in keys if key not in RESUMABLE and before.get(key) != after.get(key)]
 
 
-def photo_roots(config: DictConfig) -> list[str]:
-    """`data.root` as a list of absolute paths."""
-    roots = OmegaConf.to_container(config.data).get("root", "???")  # type: ignore[union-attr]
+def photo_roots(config: DictConfig, section: str = "data") -> list[str]:
+    """`data.root`, or another section's, as a list of absolute paths."""
+    roots = OmegaConf.to_container(config[section]).get("root", "???")  # type: ignore[union-attr]
     if roots == "???" or not roots:
-        raise UserError("data.root is not set; name a folder or a zip of photos: data.root=PATH or data.root=[A,B]")
+        key = f"{section}.root"
+        raise UserError(f"{key} is not set; name a folder or a zip of photos: {key}=PATH or {key}=[A,B]")
     return [str(Path(str(root)).expanduser().absolute()) for root in (roots if isinstance(roots, list) else [roots])]
 
 
@@ -161,7 +184,9 @@ def _existing(path: str | Path) -> str | Path:
     return path
 
 
-def _leaves(config: DictConfig) -> dict[str, Any]:
+def flat(config: DictConfig) -> dict[str, Any]:
+    """Values by dotted key; a list is one value."""
+
     def walk(node: Any, prefix: str) -> dict[str, Any]:
         if not isinstance(node, dict):
             return {prefix: node}
@@ -175,8 +200,9 @@ def _explain(error: OmegaConfBaseException) -> str:
     reason = str(error.msg or error).splitlines()[0]
     if "not in" not in reason:
         return f"{key}: {reason}"
-    known = _leaves(OmegaConf.structured(Config))
-    near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+    known = flat(OmegaConf.structured(Config))
+    sections = {name.partition(".")[0] for name in known}
+    near = difflib.get_close_matches(str(key), [*known, *sections], n=1, cutoff=0.5)
     return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else f"; known keys: {', '.join(known)}")
 
 
@@ -200,12 +226,12 @@ def check_config(config: DictConfig) -> None:
         ),
         ("model.trunk.strides", set(model.trunk.strides) <= {1, 2}, "1 or 2 for each stage"),
         ("model.trunk.input_size", _positive(model.trunk.input_size, 2), "two numbers, height and width"),
-        ("model.trunk.dropout", 0 <= model.trunk.dropout < 1, "in 0 … 1"),
+        ("model.trunk.dropout", 0 <= model.trunk.dropout <= 0.99, "in 0 … 0.99"),
         ("model.generator.noise", model.generator.noise >= 1, "1 or more"),
         ("model.generator.channels", _positive(model.generator.channels), "a list of numbers ≥ 1"),
         ("model.generator.channels", list(model.generator.channels)[2:][-1:] == [3], "3 or more numbers, 3 the last"),
         ("model.generator.start", _positive(model.generator.start, 2), "two numbers, height and width"),
-        ("model.generator.dropout", 0 <= model.generator.dropout < 1, "in 0 … 1"),
+        ("model.generator.dropout", 0 <= model.generator.dropout <= 0.99, "in 0 … 0.99"),
         ("train.kimg", 0 < train.kimg < math.inf, "more than 0"),
         ("train.batch_size", train.batch_size >= 2, "2 or more, for batch norm"),
         ("train.lr_discriminator", 0 < train.lr_discriminator < math.inf, "more than 0"),
@@ -215,12 +241,26 @@ def check_config(config: DictConfig) -> None:
         ("train.checkpoint_kimg", train.checkpoint_kimg >= 1, "1 or more: names count thousands"),
         ("train.status_kimg", train.status_kimg >= 0.001, "0.001 or more: one photo"),
         ("train.grid_kimg", train.grid_kimg >= 0.001, "0.001 or more: one photo"),
-        ("train.devices", train.devices == 1, "1: this version trains on one device"),
+        ("probe.photos", config.probe.photos >= 16, "16 or more"),
+        ("probe.labels", (config.probe.labels is None) == (config.probe.root is None), "set together with probe.root"),
+        ("train.ema_kimg", 0 <= train.ema_kimg < math.inf, "0 or more"),
+        ("train.selection", train.selection in RULES, f"one of {', '.join(RULES)}"),
+        (
+            "train.selection",
+            train.selection != "probe" or config.probe.root is not None,
+            "another rule: `probe` needs probe.root and probe.labels",
+        ),
+        ("train.devices", train.devices == "auto" or _is_count(train.devices), "auto, or a number of devices"),
+        ("train.nodes", train.nodes >= 1, "1 or more"),
         ("train.precision", train.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
     ]
     for key, holds, wanted in rules:
         if not holds:
             raise UserError(f"{key} is {OmegaConf.select(config, key)}; it must be {wanted}")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _positive(values: Any, count: int | None = None) -> bool:

@@ -3,59 +3,61 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import hashlib
-import io
 import json
-import logging
 import os
 import re
 import shutil
-import warnings
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
-from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import Tensor
 
 from infogan.errors import UserError
 from infogan.files import write_atomically
 from infogan.photo import photo_spec
-from infogan.trunk import ConvStage, PhotoToFeatures, Trunk, reestimate_batch_norm, to_signed
-from retrieval.extractor import FORMAT, Extractor
+from infogan.trunk import Trunk, reestimate_batch_norm, to_signed
+from retrieval.extractor import FORMAT
 from training.config import photo_roots
+from training.forms import FORMS, OPSET, TOLERANCE, check_parity, write_forms
 from training.networks import build_discriminator
 from training.photos import PhotoStore, open_store
-from training.run import checkpoint_config, checkpoints, load_checkpoint
+from training.run import DamagedCheckpoint, checkpoint_config, checkpoints, load_checkpoint, read_config
+from training.selection import candidates, choose_all, read_rows, table
 
-OPSET = 18
-FORMS = ("model.onnx", "model.safetensors", "model.pt2")
-TOLERANCE = 1e-4
 NORM_PHOTOS, NORM_BATCH = 4096, 256
 PARITY_PHOTOS = 256
 
 
-def export(source: Path, output: Path | None, photos: list[str] | None) -> Path:
-    """Write the extractor of a run's newest checkpoint, or of the checkpoint given.
+def export(source: Path, output: Path | None, photos: list[str] | None, rule: str | None = None) -> Path:
+    """Write the extractor of a checkpoint: of the one given, or of the one that a rule takes from a run.
+
+    For a run, prints all its checkpoints with the choice of every rule that applies, and keeps them in the run's
+    `selection.json`.
 
     Args:
         source: a run directory or a checkpoint file.
         output: where to write; default: `extractor-kimg-…` beside the checkpoint.
         photos: real photos for the batch-norm statistics; default: those the run was trained on.
+        rule: one of `training.config.RULES`; default: `train.selection` of the run's config.
 
     Returns:
         The directory written.
 
     Raises:
-        UserError: nothing to export, output in the way, photos gone.
+        UserError: nothing to export, a rule without its figures, output in the way, photos gone.
         RuntimeError: the forms disagree; nothing is written.
     """
-    path = _select(source)
-    checkpoint = load_checkpoint(path)
+    path, selection = _select(source, rule)
+    try:
+        checkpoint = load_checkpoint(path)
+    except DamagedCheckpoint as error:
+        raise UserError(f"{error}; delete it, or export another by its name") from None
     config = checkpoint_config(checkpoint, path)
     output = (output or path.parent / f"extractor-{path.stem}").resolve()  # never replace a link itself
     _check_output(output)
@@ -66,21 +68,24 @@ def export(source: Path, output: Path | None, photos: list[str] | None) -> Path:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        learned = _write_forms(trunk, temporary)
+        learned = write_forms(trunk, temporary)
         _write_config(temporary, trunk, learned, config, checkpoint)
         check_parity(temporary, trunk, store.read(np.arange(min(PARITY_PHOTOS, len(store)))))
-        write_atomically(temporary / "README.md", _card(output, config, checkpoint, trunk, store))
+        write_atomically(temporary / "README.md", _card(output, path, selection, checkpoint, config, trunk, store))
         _publish(temporary, output)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    if selection is not None and os.access(source, os.W_OK):  # a run that may only be read can be exported too
+        write_atomically(source / "selection.json", json.dumps(selection, indent=1, ensure_ascii=False) + "\n")
     return output
 
 
 def load_trunk(checkpoint: dict[str, Any], config: DictConfig, path: Path) -> Trunk:
-    """The trunk of a loaded checkpoint, on the CPU."""
+    """The trunk of a loaded checkpoint, on the CPU; the averaged one where training kept an average."""
     trunk = build_discriminator(config.model).trunk
-    prefix = "discriminator.trunk."
-    weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    state = checkpoint["state_dict"]
+    prefix = "ema_trunk." if any(name.startswith("ema_trunk.") for name in state) else "discriminator.trunk."
+    weights = {name.removeprefix(prefix): weight for name, weight in state.items() if name.startswith(prefix)}
     try:
         trunk.load_state_dict(weights)
     except RuntimeError:
@@ -88,68 +93,32 @@ def load_trunk(checkpoint: dict[str, Any], config: DictConfig, path: Path) -> Tr
     return trunk
 
 
-def fold(trunk: Trunk) -> Trunk:
-    """The same function with each batch norm folded into its convolution and dropout gone."""
-    folded = copy.deepcopy(trunk).eval()
-    for index, stage in enumerate(folded.stages):
-        _, convolution, norm, activation = cast(ConvStage, stage)
-        folded.stages[index] = nn.Sequential(nn.utils.fuse_conv_bn_eval(convolution, norm), activation)  # type: ignore
-    return folded
-
-
-def check_parity(directory: Path, trunk: Trunk, photos: np.ndarray) -> None:
-    """Compare every written form with the network it came from, on (N, 128, 128, 3) uint8 photos.
-
-    Raises:
-        RuntimeError: a form is off by more than 1e-4 of a feature vector's length at batch 1, 2 or 7, or finds other
-            neighbours among these photos.
-    """
-    restored = copy.deepcopy(trunk)
-    restored.load_state_dict(load_file(directory / "model.safetensors"))
-    eager = PhotoToFeatures(trunk.eval())
-    forms = {
-        "model.safetensors": PhotoToFeatures(restored.eval()),
-        "model.pt2": torch.export.load(directory / "model.pt2").module(),
-        "model.onnx": Extractor.load(directory),
-    }
-    truth = _run(eager, photos)
-    for name, form in forms.items():
-        for size in (1, 2, 7, len(photos)):
-            part = _run(form, photos[:size])
-            error = np.linalg.norm(part - truth[:size], axis=1) / np.linalg.norm(truth[:size], axis=1)
-            if not error.max() <= TOLERANCE:
-                raise RuntimeError(f"{name} is off by {error.max():.1e} at batch {size}; nothing was exported")
-        if not same_neighbours(truth, part):
-            raise RuntimeError(f"{name} finds other neighbours than the network it came from; nothing was exported")
-
-
-def same_neighbours(truth: np.ndarray, other: np.ndarray, k: int = 5) -> bool:
-    """Whether `other`'s k nearest are as near, measured in `truth`: equal but for ties. Both are (N, D)."""
-    k = min(k, len(truth) - 1)
-    tensors = (torch.from_numpy(part).double() for part in (truth, other))
-    true_distances, other_distances = (torch.cdist(part, part).numpy() for part in tensors)
-    rows = np.arange(len(truth))[:, None]
-    expected = true_distances[rows, np.argsort(true_distances, axis=1)[:, : k + 1]]
-    found = true_distances[rows, np.argsort(other_distances, axis=1)[:, : k + 1]]
-    return bool(np.allclose(expected, found, rtol=TOLERANCE, atol=TOLERANCE * true_distances.mean()))
-
-
-def _run(form: Any, photos: np.ndarray) -> np.ndarray:
-    if isinstance(form, Extractor):
-        return form.features(photos)
-    with torch.no_grad():
-        return form(torch.from_numpy(photos).permute(0, 3, 1, 2).contiguous()).numpy()
-
-
-def _select(source: Path) -> Path:
+def _select(source: Path, rule: str | None) -> tuple[Path, dict[str, Any] | None]:
+    """The checkpoint to export and, where it was taken from a run, what `selection.json` says about that."""
     if not source.exists():
         raise UserError(f"{source}: no such run or checkpoint")
     if not source.is_dir():
-        return source
-    found = checkpoints(source)
+        if rule is not None:
+            raise UserError(f"{source}: a checkpoint, and --rule takes one from a run; leave one of them out")
+        return source, None
+    found = candidates(read_rows(source / "metrics.jsonl"), [path.name for path in checkpoints(source)])
     if not found:
         raise UserError(f"{source}: no kimg-*.ckpt in it; train it for at least one checkpoint first")
-    return found[-1]
+    choices = choose_all(rule or _own_rule(source), found)
+    chosen = choices[0]
+    print(f"{table(found, choices)}\n\n{chosen.checkpoint} by the rule {chosen.rule}: {chosen.reason}")
+    return source / chosen.checkpoint, {
+        **asdict(chosen),
+        "choices": {choice.rule: choice.checkpoint for choice in choices},
+        "candidates": [
+            {"checkpoint": c.checkpoint, "images_seen": c.images_seen, **c.losses, **c.probe} for c in found
+        ],
+    }
+
+
+def _own_rule(run: Path) -> str:
+    """The rule of the run's config; checkpoints that were copied somewhere without it are taken by age."""
+    return read_config(run).train.selection if (run / "config.yaml").is_file() else "last"
 
 
 def _check_output(output: Path) -> None:
@@ -182,52 +151,6 @@ def _batches(store: PhotoStore) -> Iterator[Tensor]:
     return (to_signed(torch.from_numpy(store.read(np.sort(part))).permute(0, 3, 1, 2)) for part in parts)
 
 
-def _write_forms(trunk: Trunk, directory: Path) -> list[str]:
-    """Write all three; returns the names that the learned weights have in the ONNX file."""
-    write_atomically(directory / "model.safetensors", save(trunk.state_dict()))
-    network = PhotoToFeatures(fold(trunk)).eval()
-    # Two photos, not one: exporters take a batch of 1 for a constant.
-    example = torch.zeros(2, 3, 128, 128, dtype=torch.uint8)
-    batch = ({0: torch.export.Dim("batch", min=1)},)
-    program = torch.export.export(network, (example,), dynamic_shapes=batch)
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # names source files of this machine
-    write_atomically(directory / "model.pt2", _saved(program))
-    with _quiet():
-        exported = torch.onnx.export(
-            program,
-            (example,),
-            dynamo=True,
-            input_names=["photos"],
-            output_names=["features"],
-            dynamic_shapes=batch,
-            opset_version=OPSET,
-        )
-    assert exported is not None
-    model = exported.model_proto
-    for item in [model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info]:
-        item.ClearField("metadata_props")  # the same
-    write_atomically(directory / "model.onnx", model.SerializeToString())
-    learned = dict(network.named_parameters())
-    return [item.name for item in model.graph.initializer if item.name in learned]
-
-
-def _saved(program: torch.export.ExportedProgram) -> bytes:
-    """By way of memory: PyTorch's own writer does not tell a full disk from other faults."""
-    buffer = io.BytesIO()
-    torch.export.save(program, buffer)
-    return buffer.getvalue()
-
-
-@contextlib.contextmanager
-def _quiet() -> Any:
-    """The exporter prints its progress and warns about its own internals; failures still raise."""
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        yield
-
-
 def _write_config(
     directory: Path, trunk: Trunk, learned: list[str], config: DictConfig, checkpoint: dict[str, Any]
 ) -> None:
@@ -246,13 +169,24 @@ def _write_config(
     write_atomically(directory / "config.json", short_lists + "\n")
 
 
-def _card(output: Path, config: DictConfig, checkpoint: dict[str, Any], trunk: Trunk, store: PhotoStore) -> str:
+def _card(
+    output: Path,
+    path: Path,
+    selection: dict[str, Any] | None,
+    checkpoint: dict[str, Any],
+    config: DictConfig,
+    trunk: Trunk,
+    store: PhotoStore,
+) -> str:
     kimg = checkpoint["images_seen"] / 1000
+    how = "named by hand" if selection is None else f"taken by the rule `{selection['rule']}`: {selection['reason']}"
     return f"""# {config.name} at {kimg:g} kimg
 
 A sole2vec feature extractor: the discriminator trunk of an InfoGAN, trained without labels on the photos of
 {", ".join(Path(root).name for root in photo_roots(config))} until it had seen {kimg:g} thousand. Batch-norm statistics
 were estimated on {min(NORM_PHOTOS, len(store)):,} real photos.
+
+The checkpoint, `{path.name}`, was {how}.
 
 | | |
 |---|---|

@@ -6,12 +6,14 @@ python -m training.photos utzap50k --root DIR      fetch the UT-Zap50K archive
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -164,21 +166,61 @@ def _decode_pending(files: PhotoFiles, fit: str, pixels: np.memmap, status: np.m
 
 
 class PhotoBatches(IterableDataset):
-    """An endless stream of (batch_size, 3, 128, 128) uint8 batches, channels last in memory.
+    """This process's part of each batch, (batch_size / processes, 3, 128, 128) uint8, channels last in memory.
 
-    The order is a function of (seed, images seen) alone, so that resume is exact. Every epoch is a fresh permutation;
-    a batch may span two epochs, and none is cut short. `start` is the images seen before the first batch.
+    The order is a function of (seed, images seen) alone, so that resume is exact, and so that any number of processes
+    together see the same batches. Every epoch is a fresh permutation; a batch may span two, and none is cut short.
+
+    On a GPU that has room for them, all photos are moved there once, and reading them is an index on the device.
+
+    Args:
+        store: the photos.
+        batch_size: of all processes together.
+        seed: of the order.
+        start: images seen before the first batch.
+        stop: images seen after which no batch begins; None: never.
+        rank, processes: which part of every batch is this process's.
+        device: where the photos are wanted.
     """
 
-    def __init__(self, store: PhotoStore, batch_size: int, seed: int, start: int = 0) -> None:
-        self.store, self.batch_size, self.seed, self.start = store, batch_size, seed, start
+    def __init__(
+        self,
+        store: PhotoStore,
+        batch_size: int,
+        seed: int,
+        start: int = 0,
+        stop: int | None = None,
+        rank: int = 0,
+        processes: int = 1,
+        device: torch.device | None = None,
+    ) -> None:
+        self.store, self.batch_size, self.seed, self.start, self.stop = store, batch_size, seed, start, stop
+        part = batch_size // processes
+        self.part = slice(rank * part, (rank + 1) * part)
+        self.device = device
 
     def __iter__(self) -> Iterator[Tensor]:
-        seen = self.start
-        while True:
-            photos = self.store.read(stream_indices(len(self.store), self.seed, seen, self.batch_size))
-            yield torch.from_numpy(photos).permute(0, 3, 1, 2)
-            seen += self.batch_size
+        resident = self._resident()
+        for seen in itertools.count(self.start, self.batch_size):
+            if self.stop is not None and seen >= self.stop:
+                return
+            indices = stream_indices(len(self.store), self.seed, seen, self.batch_size)[self.part]
+            if resident is not None:
+                photos = resident[torch.from_numpy(indices).to(resident.device, non_blocking=True)]
+            else:
+                photos = torch.from_numpy(self.store.read(indices))
+            yield photos.permute(0, 3, 1, 2)
+
+    def _resident(self) -> Tensor | None:
+        """All photos on the GPU, (photos, 128, 128, 3) uint8, where they take less than half of what is free there."""
+        if self.device is None or self.device.type != "cuda":
+            return None
+        if 2 * len(self.store) * PHOTO_BYTES > torch.cuda.mem_get_info(self.device)[0]:
+            return None
+        resident = torch.empty((len(self.store), SIZE, SIZE, 3), dtype=torch.uint8, device=self.device)
+        for rows in np.array_split(np.arange(len(self.store)), -(-len(self.store) // 4096)):
+            resident[rows[0] : rows[-1] + 1] = torch.from_numpy(self.store.read(rows)).to(self.device)
+        return resident
 
 
 def stream_indices(photos: int, seed: int, start: int, count: int) -> np.ndarray:
@@ -186,10 +228,15 @@ def stream_indices(photos: int, seed: int, start: int, count: int) -> np.ndarray
     parts = []
     while count > 0:
         epoch, offset = divmod(start, photos)
-        part = np.random.default_rng((seed, epoch)).permutation(photos)[offset : offset + count]
+        part = _epoch_order(photos, seed, epoch)[offset : offset + count]
         parts.append(part)
         start, count = start + len(part), count - len(part)
     return np.concatenate(parts)
+
+
+@lru_cache(maxsize=2)  # the epoch in hand and, in a batch that spans two, the next
+def _epoch_order(photos: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(photos)
 
 
 def main() -> None:

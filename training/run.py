@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import pickle
-import re
 import sys
 import zipfile
 from contextlib import suppress
@@ -22,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from infogan.errors import UserError
 from infogan.files import write_atomically
 from training.config import Config, check_config, config_difference, load_yaml
+from training.selection import read_rows
 
 RUNS = Path("checkpoints")
 log = logging.getLogger("sole2vec")
@@ -82,26 +82,46 @@ def checkpoint_path(run: Path, images_seen: int) -> Path:
     return run / f"kimg-{images_seen // 1000:06d}.ckpt"
 
 
+class DamagedCheckpoint(UserError):
+    """The file is not what was written."""
+
+
+def newest_checkpoint(run: Path) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
+    """The newest checkpoint that is whole, its path, and a line about each newer one that is not.
+
+    Raises:
+        UserError: there are checkpoints and none is whole, or the newest holds what we did not write.
+    """
+    lines: list[str] = []
+    for path in reversed(checkpoints(run)):
+        try:
+            return path, load_checkpoint(path), lines
+        except DamagedCheckpoint as error:
+            lines.append(f"warning: {error}; the checkpoint before it is used")
+    if lines:
+        raise UserError(f"{run}: none of its {len(lines)} checkpoints is whole; restore one, or choose another run.dir")
+    return None, None, lines
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint to the CPU without running any code in it.
 
     Raises:
-        UserError: missing, truncated, not one of ours, or a pickle that holds more than plain data.
+        DamagedCheckpoint: truncated or changed since it was written, or never a checkpoint.
+        UserError: missing, of another program, or a pickle that holds more than plain data.
     """
+    if not path.exists():
+        raise UserError(f"{path}: no such checkpoint")
+    if path.is_dir():
+        raise UserError(f"{path}: a directory, not a checkpoint")
+    if not _is_whole_zip(path):
+        raise DamagedCheckpoint(f"{path}: truncated or damaged")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such checkpoint") from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: a directory, not a checkpoint") from None
-    except PermissionError:
-        raise
     except pickle.UnpicklingError:
-        if path.read_bytes()[:2] == b"PK" and not _is_whole_zip(path):  # it begins as a checkpoint and stops short
-            raise UserError(f"{path}: truncated; delete it to use the checkpoint before it") from None
         raise UserError(f"{path}: holds more than plain weights; refused, for it could run code") from None
-    except Exception:  # the unpickler meets damage in any way there is
-        raise UserError(f"{path}: truncated or damaged; delete it to use the checkpoint before it") from None
+    except (RuntimeError, ValueError, KeyError, EOFError):  # a zip, and no checkpoint
+        raise DamagedCheckpoint(f"{path}: truncated or damaged") from None
     kinds = {"state_dict": dict, "optimizer_states": list, "images_seen": int, "config": dict, "photos": str}
     if not isinstance(checkpoint, dict) or any(not isinstance(checkpoint.get(k), kind) for k, kind in kinds.items()):
         raise UserError(f"{path}: a checkpoint of some other program; use one that train.py wrote")
@@ -109,10 +129,33 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _is_whole_zip(path: Path) -> bool:
+    """Whether every part of the archive has the checksum it was written with; PyTorch itself does not look."""
     try:
-        return zipfile.is_zipfile(path)
-    except Exception:  # which on damaged ends it does not promise
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            return archive.testzip() is None
+    except OSError:
+        raise
+    except Exception:  # the reader meets damage in any way there is
         return False
+
+
+def transferred(source: Path, config: DictConfig) -> dict[str, Any]:
+    """What a new run starts from when it takes over the weights of a checkpoint, and nothing else.
+
+    Raises:
+        UserError: no usable checkpoint, or of another model.
+    """
+    source = source.expanduser()
+    checkpoint = load_checkpoint(source)
+    if checkpoint_config(checkpoint, source).model != config.model:
+        raise UserError(f"transfer: {source} is of another model than this config's; set the same model.* keys")
+    weights = {name: value for name, value in checkpoint["state_dict"].items() if not name.startswith("ema_")}
+    if config.train.ema_kimg > 0:
+        for averaged, network in (("ema_trunk.", "discriminator.trunk."), ("ema_generator.", "generator.")):
+            plain = {n.removeprefix(network): v for n, v in weights.items() if n.startswith(network)}
+            known = checkpoint["state_dict"]
+            weights |= {averaged + name: known.get(averaged + name, value) for name, value in plain.items()}
+    return {"state_dict": weights, "optimizer_states": [], "images_seen": 0}
 
 
 def checkpoint_config(checkpoint: dict[str, Any], path: Path) -> DictConfig:
@@ -127,13 +170,14 @@ def checkpoint_config(checkpoint: dict[str, Any], path: Path) -> DictConfig:
 
 def begin(run: Path, config: DictConfig, images_seen: int) -> None:
     """Make the directory, write the config, open the log, and drop the curves of steps that will be done again."""
+    for remains in run.glob(".*.tmp"):  # of a process that was killed while it wrote
+        remains.unlink()
     write_atomically(run / "config.yaml", OmegaConf.to_yaml(config))
     (run / "grids").mkdir(exist_ok=True)
     metrics = run / "metrics.jsonl"
     if metrics.exists():
-        lines = metrics.read_text().splitlines()
-        kept = [line for line in lines if re.match(r"\{.*\}$", line) and json.loads(line)["images_seen"] <= images_seen]
-        write_atomically(metrics, "".join(line + "\n" for line in kept))
+        kept = [row for row in read_rows(metrics) if row["images_seen"] <= images_seen]
+        write_atomically(metrics, "".join(json.dumps(row) + "\n" for row in kept))
     _open_log(run / "log.txt")
 
 

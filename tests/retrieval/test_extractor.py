@@ -17,7 +17,8 @@ from infogan.sources import PhotoFiles
 from infogan.trunk import PhotoToFeatures
 from retrieval.extractor import Extractor, decode_files
 from tests.conftest import command
-from training.exporting import export, fold, load_trunk, same_neighbours
+from training.exporting import export, load_trunk
+from training.forms import fold, same_neighbours
 from training.run import checkpoint_config, checkpoints, load_checkpoint
 
 
@@ -76,7 +77,7 @@ def test_a_form_that_disagrees_is_never_written(run: Path, tmp_path: Path, monke
             folded.stages[0][0].weight *= 1.01
         return folded
 
-    monkeypatch.setattr("training.exporting.fold", wrongly_folded)
+    monkeypatch.setattr("training.forms.fold", wrongly_folded)
     with pytest.raises(RuntimeError, match="off by"):
         export(run, tmp_path / "out", None)
     assert list(tmp_path.iterdir()) == []

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,11 +21,18 @@ from training.config import load_config
 from training.exporting import export
 from training.fit import fit
 from training.run import checkpoints, load_checkpoint, resolve_run
+from training.selection import read_rows
 
 CURVES = {
     *("loss/g", "loss/d_real", "loss/d_fake", "loss/mi", "d/real_mean", "d/fake_mean"),
-    *("grad_norm/g", "grad_norm/d", "train/images_per_second"),
+    *("grad_norm/g", "grad_norm/d", "train/images_per_second", "train/warnings"),
+    *("d/saturation", "d/spread", "g/diversity", "gap/g_minus_d_real", "gap/d_fake_minus_d_real"),
 }
+
+
+def curve_lines(run: Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl` that are points of curves; the others are of checkpoints."""
+    return [row for row in read_rows(run / "metrics.jsonl") if "checkpoint" not in row]
 
 
 def same(one: object, two: object) -> bool:
@@ -47,7 +54,7 @@ def test_a_run_leaves_what_the_contract_names(run: Path) -> None:
 
 
 def test_curves_are_against_images_seen(run: Path) -> None:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = curve_lines(run)
     assert [line["images_seen"] for line in lines] == [16, 32, 48]
     assert all(set(line) > CURVES for line in lines)
     events = EventAccumulator(str(run)).Reload()
@@ -64,8 +71,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(run: Path, catalogue: Path,
     assert resumed["images_seen"] == whole["images_seen"] == 48
     assert same(resumed["state_dict"], whole["state_dict"])
     assert same(resumed["optimizer_states"], whole["optimizer_states"])
-    lines = (tmp_path / "halves" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["images_seen"] for line in lines] == [16, 24, 32, 48]
+    assert [line["images_seen"] for line in curve_lines(tmp_path / "halves")] == [16, 24, 32, 48]
 
 
 def test_both_players_and_the_q_head_learn(run: Path, catalogue: Path, tmp_path: Path) -> None:
@@ -138,11 +144,15 @@ class Malice:
 
 def test_unsound_checkpoints_are_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     good = checkpoints(run)[-1].read_bytes()
+    flipped = bytearray(good)
+    weight = load_checkpoint(checkpoints(run)[-1])["state_dict"]["generator.linear.0.weight"]
+    flipped[good.index(weight.numpy().tobytes()) + 101] ^= 1  # a single bit of it
     cuts = {f"cut-{size}.ckpt": (good[:size], "truncated") for size in range(2, len(good), len(good) // 40)}
     cases = cuts | {
+        "flipped.ckpt": (bytes(flipped), "damaged"),
         "empty.ckpt": (b"", "truncated or damaged"),
-        "pickle.ckpt": (pickle.dumps(Malice()), "could run code"),
-        "text.ckpt": (b"not a checkpoint", "damaged|could run code"),
+        "pickle.ckpt": (pickle.dumps(Malice()), "damaged"),
+        "text.ckpt": (b"not a checkpoint", "damaged"),
     }
     for name, (data, words) in cases.items():
         (tmp_path / name).write_bytes(data)
@@ -172,7 +182,7 @@ def test_a_tampered_checkpoint_is_refused(run: Path, tmp_path: Path) -> None:
 def test_a_diverged_run_stops_before_it_is_kept(run: Path, catalogue: Path, tmp_path: Path) -> None:
     target = tmp_path / "run"
     fit(tiny_config(catalogue, target, 0.016))
-    with pytest.raises(UserError, match=r"is (nan|inf) at kimg .* checkpoints before it are good"):
+    with pytest.raises(UserError, match=r"diverged: \S+ is not finite at kimg .* checkpoints before it are good"):
         fit(tiny_config(catalogue, tmp_path / "wild", 0.8, "train.lr_generator=1e30", "train.lr_discriminator=1e30"))
     assert checkpoints(tmp_path / "wild") == []
 
@@ -214,13 +224,6 @@ def test_every_config_loads_and_runs_two_steps(config: Path, catalogue: Path, tm
     settings = [f"data.root={catalogue}", f"run.dir={tmp_path / 'run'}", "train.batch_size=4", "train.kimg=0.008"]
     written = fit(load_config(config, settings))
     assert load_checkpoint(checkpoints(written)[-1])["images_seen"] == 8
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_trains_in_mixed_precision(catalogue: Path, tmp_path: Path) -> None:
-    done = fit(tiny_config(catalogue, tmp_path / "run", 0.048, "train.precision=bf16-mixed"))
-    assert load_checkpoint(checkpoints(done)[-1])["images_seen"] == 48
 
 
 def test_mistakes_on_the_command_line(run: Path, tmp_path: Path) -> None:

@@ -1,0 +1,123 @@
+"""The forms of an extractor: written from one trunk, and checked against it."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+from torch import nn
+
+from infogan.files import write_atomically
+from infogan.trunk import ConvStage, PhotoToFeatures, Trunk
+from retrieval.extractor import Extractor
+
+OPSET = 18
+FORMS = ("model.onnx", "model.safetensors", "model.pt2")
+TOLERANCE = 1e-4
+
+
+def fold(trunk: Trunk) -> Trunk:
+    """The same function with each batch norm folded into its convolution and dropout gone."""
+    folded = copy.deepcopy(trunk).eval()
+    for index, stage in enumerate(folded.stages):
+        _, convolution, norm, activation = cast(ConvStage, stage)
+        folded.stages[index] = nn.Sequential(nn.utils.fuse_conv_bn_eval(convolution, norm), activation)  # type: ignore
+    return folded
+
+
+def write_forms(trunk: Trunk, directory: Path) -> list[str]:
+    """Write all three into `directory`; returns the names that the learned weights have in the ONNX file."""
+    write_atomically(directory / "model.safetensors", save(trunk.state_dict()))
+    network = PhotoToFeatures(fold(trunk)).eval()
+    # Two photos, not one: exporters take a batch of 1 for a constant.
+    example = torch.zeros(2, 3, 128, 128, dtype=torch.uint8)
+    batch = ({0: torch.export.Dim("batch", min=1)},)
+    program = torch.export.export(network, (example,), dynamic_shapes=batch)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # names source files of this machine
+    write_atomically(directory / "model.pt2", _saved(program))
+    with _quiet():
+        exported = torch.onnx.export(
+            program,
+            (example,),
+            dynamo=True,
+            input_names=["photos"],
+            output_names=["features"],
+            dynamic_shapes=batch,
+            opset_version=OPSET,
+        )
+    assert exported is not None
+    model = exported.model_proto
+    for item in [model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info]:
+        item.ClearField("metadata_props")  # the same
+    write_atomically(directory / "model.onnx", model.SerializeToString())
+    learned = dict(network.named_parameters())
+    return [item.name for item in model.graph.initializer if item.name in learned]
+
+
+def _saved(program: torch.export.ExportedProgram) -> bytes:
+    """By way of memory: PyTorch's own writer does not tell a full disk from other faults."""
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """The exporter prints its progress and warns about its own internals; failures still raise."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        yield
+
+
+def check_parity(directory: Path, trunk: Trunk, photos: np.ndarray) -> None:
+    """Compare every written form with the network it came from, on (N, 128, 128, 3) uint8 photos.
+
+    Raises:
+        RuntimeError: a form is off by more than 1e-4 of a feature vector's length at batch 1, 2 or 7, or finds other
+            neighbours among these photos.
+    """
+    restored = copy.deepcopy(trunk)
+    restored.load_state_dict(load_file(directory / "model.safetensors"))
+    eager = PhotoToFeatures(trunk.eval())
+    forms = {
+        "model.safetensors": PhotoToFeatures(restored.eval()),
+        "model.pt2": torch.export.load(directory / "model.pt2").module(),
+        "model.onnx": Extractor.load(directory),
+    }
+    truth = _run(eager, photos)
+    for name, form in forms.items():
+        for size in (1, 2, 7, len(photos)):
+            part = _run(form, photos[:size])
+            error = np.linalg.norm(part - truth[:size], axis=1) / np.linalg.norm(truth[:size], axis=1)
+            if not error.max() <= TOLERANCE:
+                raise RuntimeError(f"{name} is off by {error.max():.1e} at batch {size}; nothing was exported")
+        if not same_neighbours(truth, part):
+            raise RuntimeError(f"{name} finds other neighbours than the network it came from; nothing was exported")
+
+
+def same_neighbours(truth: np.ndarray, other: np.ndarray, k: int = 5) -> bool:
+    """Whether `other`'s k nearest are as near, measured in `truth`: equal but for ties. Both are (N, D)."""
+    k = min(k, len(truth) - 1)
+    tensors = (torch.from_numpy(part).double() for part in (truth, other))
+    true_distances, other_distances = (torch.cdist(part, part).numpy() for part in tensors)
+    rows = np.arange(len(truth))[:, None]
+    expected = true_distances[rows, np.argsort(true_distances, axis=1)[:, : k + 1]]
+    found = true_distances[rows, np.argsort(other_distances, axis=1)[:, : k + 1]]
+    return bool(np.allclose(expected, found, rtol=TOLERANCE, atol=TOLERANCE * true_distances.mean()))
+
+
+def _run(form: Any, photos: np.ndarray) -> np.ndarray:
+    if isinstance(form, Extractor):
+        return form.features(photos)
+    with torch.no_grad():
+        return form(torch.from_numpy(photos).permute(0, 3, 1, 2).contiguous()).numpy()

@@ -1,0 +1,112 @@
+"""The figures of a run's steps: their means, whether they are finite, and what they say of the players' health."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from infogan.errors import UserError
+
+NEVER = 2**62  # images seen
+
+
+class Meter:
+    """Sums of the steps' figures on the device, so that a step never waits for the host.
+
+    `read` is where it waits, and where all processes meet: each must call it after the same step.
+    """
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.sums: Tensor | None = None
+        self.first_bad: Tensor | None = None
+        self.steps = 0
+
+    def add(self, metrics: dict[str, Tensor], images_seen: int) -> None:
+        """One step's scalars, always of the same names in the same order."""
+        values = torch.stack([value.float() for value in metrics.values()])
+        if self.sums is None or self.first_bad is None:
+            self.names = list(metrics)
+            self.sums = torch.zeros_like(values)
+            self.first_bad = torch.full_like(values, NEVER, dtype=torch.int64)
+        self.sums += values
+        # After one step all figures are NaN; which was the first is worth knowing.
+        self.first_bad = torch.minimum(self.first_bad, torch.where(values.isfinite(), NEVER, images_seen))
+        self.steps += 1
+
+    def check(self) -> None:
+        """Stop a run that has diverged, before what it has become is kept.
+
+        Raises:
+            UserError: naming the figure that was not finite first, over all processes and all steps so far.
+        """
+        if self.sums is None or self.first_bad is None:
+            return
+        first_bad = self.first_bad.clone()
+        if dist.is_initialized():
+            dist.all_reduce(first_bad, dist.ReduceOp.MIN)
+        step, which = first_bad.min(dim=0)
+        if step < NEVER:
+            raise diverged(self.names[int(which)], int(step))
+
+    def read(self) -> dict[str, float]:
+        """Means over the steps since the last call and over all processes; begins anew.
+
+        Raises:
+            UserError: see `check`.
+        """
+        self.check()
+        assert self.sums is not None
+        means = self.sums / self.steps
+        if dist.is_initialized():
+            dist.all_reduce(means)
+            means /= dist.get_world_size()
+        self.sums = torch.zeros_like(self.sums)
+        self.steps = 0
+        return dict(zip(self.names, means.tolist(), strict=True))
+
+
+def diverged(what: str, images_seen: int) -> UserError:
+    return UserError(
+        f"diverged: {what} is not finite at kimg {images_seen / 1000:g}; checkpoints before it are good, start another"
+        " run with lower learning rates (transfer=CHECKPOINT keeps the weights)"
+    )
+
+
+@dataclass(frozen=True)
+class Symptom:
+    """A figure beyond a bound, and what that means."""
+
+    figure: str
+    above: float
+    below: float
+    meaning: str
+
+    def shown_by(self, means: dict[str, float]) -> bool:
+        return not self.below <= means[self.figure] <= self.above
+
+
+SYMPTOMS = (
+    Symptom("d/saturation", 0.9, 0, "the discriminator is never in doubt and teaches the generator nothing"),
+    Symptom("d/spread", math.inf, 0.02, "the discriminator says the same of every photo"),
+    Symptom("g/diversity", math.inf, 0.2, "the generator draws nearly the same photo whatever its noise"),
+)
+
+
+class Watch:
+    """Tells once when a player collapses, and once when it has recovered."""
+
+    def __init__(self) -> None:
+        self.shown: set[Symptom] = set()
+
+    def __call__(self, means: dict[str, float]) -> list[str]:
+        """Lines for the log about what has changed."""
+        now = {symptom for symptom in SYMPTOMS if symptom.shown_by(means)}
+        lines = [f"warning: {s.meaning} ({s.figure} {means[s.figure]:.3g})" for s in SYMPTOMS if s in now - self.shown]
+        lines += [f"recovered: {s.figure} is {means[s.figure]:.3g} again" for s in SYMPTOMS if s in self.shown - now]
+        self.shown = now
+        return lines
