@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # on several GPUs `auto` would start this program once for each
 
 import subprocess
 import sys

@@ -29,7 +29,7 @@ class Every:
     """True once per `kimg` thousand images, whatever the batch size; counted from zero, so resume keeps the beat."""
 
     def __init__(self, kimg: float) -> None:
-        self.images = kimg * 1000
+        self.images = max(1, round(kimg * 1000))
         self.passed: int | None = None
 
     def start(self, images_seen: int) -> None:

@@ -68,8 +68,8 @@ class Checkpoints(pl.Callback):
                 signal.signal(number, signal.default_int_handler)
 
         self.handlers = {number: signal.signal(number, note) for number in ASKS}
-        if self.board is not None and not is_listed(self.board.run, module.images_seen):
-            self._list(module, self.probe)  # the process before this one was killed while it measured
+        if self.board is not None and not is_measured(self.board.run, module.images_seen):
+            self._list(module, self.probe)  # the process before this one was killed, or asked to stop
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: InfoGAN, *_: object) -> None:  # type: ignore[override]
         asked = self.agree(self.asked)
@@ -118,10 +118,10 @@ class Checkpoints(pl.Callback):
         self.board.flush()
 
 
-def is_listed(run: Path, images_seen: int) -> bool:
-    """Whether the checkpoint that a run goes on from has its line in `metrics.jsonl`; a run at 0 has no checkpoint."""
+def is_measured(run: Path, images_seen: int) -> bool:
+    """Whether the probe has measured the checkpoint that a run goes on from; a run at 0 has no checkpoint."""
     rows = read_rows(run / "metrics.jsonl")
-    return images_seen == 0 or any("checkpoint" in row and row["images_seen"] == images_seen for row in rows)
+    return images_seen == 0 or any("probe/rankme" in row and row["images_seen"] == images_seen for row in rows)
 
 
 def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from infogan.errors import UserError
 from infogan.files import held
 from training.board import Board
 from training.callbacks import Bar, Curves, Grids, Retrieval
-from training.checkpoints import Checkpoints, is_listed
+from training.checkpoints import Checkpoints, is_measured
 from training.config import photo_roots
 from training.meter import Meter
 from training.module import InfoGAN
@@ -86,7 +86,7 @@ def _lead(config: DictConfig, run: Path, store: PhotoStore, shape: Layout) -> No
     finished = images_seen >= round(config.train.kimg * 1000)
     if finished:
         log.info("%s: finished at kimg %g; raise train.kimg to go on", run, images_seen / 1000)
-        if shape.processes == 1 and is_listed(run, images_seen):
+        if shape.processes == 1 and is_measured(run, images_seen):
             return
     else:
         verb = "resuming" if images_seen else "starting"
@@ -183,6 +183,8 @@ def _trainer(config: DictConfig, shape: Layout, store: PhotoStore, board: Board 
     train = config.train
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It alone tells that another process died, before it ends this one.
+    logging.getLogger("lightning_fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
     meter = Meter()
     retrieval = Retrieval(board, _probe(config, store), config) if board is not None else None
     callbacks: list[pl.Callback] = [

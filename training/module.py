@@ -64,6 +64,8 @@ class InfoGAN(pl.LightningModule):
         start = self.trainer.strategy.broadcast(self._start)
         self._start = None
         if start is not None:
+            if self.config.train.precision == "64-true":
+                self.double()  # Lightning does so only after this, and the weights would be rounded first
             self.load_state_dict(start["state_dict"])
             self.images_seen = start["images_seen"]
             self._optimizer_states = start["optimizer_states"]
@@ -98,8 +100,9 @@ class InfoGAN(pl.LightningModule):
         mi_weight = self.config.train.mi_weight * self.config.train.batch_size
         fake = self.generator(latent)
 
-        real_logits, _ = self.discriminator(real)
-        fake_logits, recovered = self.discriminator(fake.detach())
+        # In mixed precision too, losses and curves are at that of the weights.
+        real_logits = self.discriminator(real)[0].to(self.dtype)
+        fake_logits, recovered = (part.to(self.dtype) for part in self.discriminator(fake.detach()))
         loss_real, loss_fake = real_loss(real_logits), fake_loss(fake_logits)
         loss_d = loss_real + loss_fake + mi_weight * mutual_information_loss(codes, recovered)
         norm_d = self._step(discriminator_optimizer, loss_d)
@@ -107,7 +110,7 @@ class InfoGAN(pl.LightningModule):
 
         # The trunk and the real/fake head only pass the gradient on here; theirs would be computed for nothing.
         self.toggle_optimizer(generator_optimizer)
-        fake_logits_g, recovered = self.discriminator(fake)
+        fake_logits_g, recovered = (part.to(self.dtype) for part in self.discriminator(fake))
         loss_g, loss_mi = generator_loss(fake_logits_g), mutual_information_loss(codes, recovered)
         norm_g = self._step(generator_optimizer, loss_g + mi_weight * loss_mi)
         self.untoggle_optimizer(generator_optimizer)

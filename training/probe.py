@@ -151,7 +151,7 @@ def thumbnails(photos: np.ndarray, side: int = 32) -> Tensor:
 
 def _alone(trunk: Trunk) -> Trunk:
     """A copy whose batch norms are plain: where they span processes, they would wait for those that do not measure."""
-    trunk = copy.deepcopy(trunk)
+    trunk = copy.deepcopy(trunk).float()
     for module in trunk.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.__class__ = nn.BatchNorm2d

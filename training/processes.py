@@ -78,6 +78,8 @@ def _launched() -> Layout | None:
         tasks, nodes = int(os.environ["SLURM_NTASKS"]), int(os.environ.get("SLURM_NNODES", 1))
         if tasks > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:  # Lightning refuses it too, with a traceback
             raise UserError(f"SLURM was asked for {tasks} tasks by --ntasks; ask by --nodes and --ntasks-per-node")
+        if tasks > 1 and "SLURM_STEP_ID" not in os.environ:
+            raise UserError("SLURM was asked for several tasks and srun did not start this one; put srun before python")
         return _even(tasks, tasks // nodes, nodes)
     return None
 

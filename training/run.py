@@ -1,6 +1,7 @@
 """A run's directory: which one a command means, what lies in it, and its checkpoints.
 
-config.yaml  log.txt  metrics.jsonl  events.out.tfevents.*  grids/*.png  kimg-001200.ckpt
+config.yaml  log.txt  metrics.jsonl  events.out.tfevents.*  grids/*.png  kimg-001200.ckpt  selection.json, and of a
+finished run, for TensorBoard's projector, projector_config.pbtxt with a directory named after the images seen
 """
 
 from __future__ import annotations

@@ -129,6 +129,7 @@ def torchrun(processes: int, local: int) -> dict[str, str]:
 
 def slurm(tasks: int, nodes: int, **more: str) -> dict[str, str]:
     named = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "shoes", "SLURM_NTASKS": str(tasks), "SLURM_NNODES": str(nodes)}
+    named["SLURM_STEP_ID"] = "0"
     return named | {"SLURM_NTASKS_PER_NODE": str(tasks // nodes)} | more
 
 
@@ -167,6 +168,7 @@ def test_the_layout_is_the_launchers_else_the_configs(
         (torchrun(11, 4), {}, "11 processes were launched on 2 nodes; launch as many on each"),
         (slurm(7, 2), {}, "7 processes were launched on 2 nodes; launch as many on each"),
         ({"SLURM_NTASKS": "2"}, {}, "2 tasks by --ntasks; ask by --nodes and --ntasks-per-node"),
+        ({"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}, {}, "srun did not start this one"),
         ({}, {"devices": 3, "batch_size": 64}, "train.batch_size is 64 .* does not divide by 3; set it to 63"),
         (torchrun(8, 4), {"batch_size": 60}, "does not divide by 8; set it to 64"),
         ({}, {"devices": 4, "batch_size": 4}, "train.batch_size is 4; 4 devices need two photos each"),

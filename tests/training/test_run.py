@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -266,3 +268,22 @@ def test_an_export_finds_its_photos_or_asks_for_others(run: Path, catalogue: Pat
     (written / "model.onnx").unlink()
     assert export(tmp_path / "alone.ckpt", written, [str(catalogue)]) == written  # an older extractor is replaced
     assert (written / "model.onnx").exists()
+
+
+def test_double_precision_goes_on_without_rounding(catalogue: Path, tmp_path: Path) -> None:
+    for kimg in (0.016, 0.032):
+        fit(tiny_config(catalogue, tmp_path / "halves", kimg, "train.precision=64-true"))
+    fit(tiny_config(catalogue, tmp_path / "whole", 0.032, "train.precision=64-true"))
+    halves, whole = (load_checkpoint(checkpoints(tmp_path / name)[-1]) for name in ("halves", "whole"))
+    assert same(halves["state_dict"], whole["state_dict"])
+    assert whole["state_dict"]["generator.linear.0.weight"].dtype == torch.float64
+
+
+def test_what_a_stop_saved_is_measured_when_the_run_goes_on(run: Path, catalogue: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    rows = read_rows(copy / "metrics.jsonl")
+    bare = [{name: value for name, value in row.items() if not name.startswith("probe/")} for row in rows]
+    (copy / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bare))
+    fit(tiny_config(catalogue, copy, 0.048))
+    (last,) = [row for row in read_rows(copy / "metrics.jsonl") if "probe/rankme" in row]
+    assert last["images_seen"] == 48 and last["probe/recall_at_1"] == rows[-1]["probe/recall_at_1"]
