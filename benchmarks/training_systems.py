@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from infogan.codes import mutual_information_loss, sample_latent
+from infogan.codes import mutual_information_loss
 from infogan.discriminator import Discriminator
 from infogan.generator import Generator
 from infogan.losses import fake_loss, generator_loss, real_loss
@@ -79,7 +79,7 @@ class Ordinary:
         began = clock()
         for _ in range(steps):
             real = next(batches)[0].to(DEVICE, non_blocking=True)
-            latent = sample_latent(batch_size, self.generator.latent_size, DEVICE)
+            latent = self.generator.prior.sample(batch_size, DEVICE)
             losses = step(self.config, self.generator, self.discriminator, self.optimizers, real, latent)
             [loss.item() for loss in losses]
         seconds = (clock() - began) / steps
@@ -108,7 +108,7 @@ class Floor:
             self.module.discriminator.compile()
         photos = next(iter(PhotoBatches(store, config.train.batch_size, config.seed)))
         self.real = to_signed(photos.to(DEVICE))
-        self.latent = sample_latent(len(photos), self.module.generator.latent_size, DEVICE)
+        self.latent = self.module.generator.prior.sample(len(photos), DEVICE)
 
     def turn(self, steps: int) -> float:
         networks = self.module.generator, self.module.discriminator
@@ -132,13 +132,14 @@ def step(
     A frugal one is at the config's precision, and spares the gradients that the generator's step does not need.
     """
     mi_weight = config.train.mi_weight * len(real)
-    codes = latent[:, generator.noise :]
+    codes, _ = generator.prior.codes_of(latent)
+    resize = discriminator.trunk.resize
     for_generator, for_discriminator = optimizers
     trunk_and_head = [*discriminator.trunk.parameters(), *discriminator.real_head.parameters()]
     with torch.autocast(DEVICE.type, torch.bfloat16, enabled=frugal and config.train.precision == "bf16-mixed"):
         fake = generator(latent)
-        real_logits, _ = discriminator(real)
-        fake_logits, recovered = discriminator(fake.detach())
+        real_logits = discriminator(resize(real)).real
+        fake_logits, recovered, *_ = discriminator(resize(fake.detach()))
         loss_d = real_loss(real_logits) + fake_loss(fake_logits) + mi_weight * mutual_information_loss(codes, recovered)
         for_discriminator.zero_grad()
         loss_d.backward()
@@ -146,7 +147,7 @@ def step(
 
         for weight in trunk_and_head:
             weight.requires_grad_(not frugal)
-        fake_logits, recovered = discriminator(fake)
+        fake_logits, recovered, *_ = discriminator(resize(fake))
         loss_g = generator_loss(fake_logits) + mi_weight * mutual_information_loss(codes, recovered)
         for_generator.zero_grad()
         loss_g.backward()
@@ -161,7 +162,7 @@ def step_flops(config: DictConfig) -> int:
     with torch.device("meta"):
         generator, discriminator = build_generator(config.model), build_discriminator(config.model)
         real = torch.empty(config.train.batch_size, 3, SIZE, SIZE)
-        latent = torch.empty(len(real), generator.latent_size)
+        latent = torch.empty(len(real), generator.prior.size)
     optimizers = [SGD(net.parameters(), 0.0) for net in (generator, discriminator)]
     with FlopCounterMode(display=False) as counter:
         step(config, generator, discriminator, optimizers, real, latent, frugal=True)

@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import Tensor, nn
 
-from infogan.trunk import Trunk
+from infogan.codes import Prior
+from infogan.edges import AnyTrunk
+
+
+class Verdict(NamedTuple):
+    """What the heads say of N photos.
+
+    Attributes:
+        real: (N,) logits of being real.
+        codes: (N, codes) continuous codes, in −1…1.
+        categories: (N, categories) logits of the categorical code.
+        vectors: (N, projection) what the contrastive term compares.
+    """
+
+    real: Tensor
+    codes: Tensor
+    categories: Tensor
+    vectors: Tensor
 
 
 class Discriminator(nn.Module):
@@ -12,16 +31,38 @@ class Discriminator(nn.Module):
 
     Args:
         trunk: the shared network.
-        codes: number of continuous latent codes.
+        prior: of the codes to read back.
+        hidden: width of the real/fake head's hidden layer; 0: the head is linear.
+        projection: length of the vectors that the contrastive term compares; 0: there is no such head.
     """
 
-    def __init__(self, trunk: Trunk, codes: int) -> None:
+    def __init__(self, trunk: AnyTrunk, prior: Prior, hidden: int = 0, projection: int = 0) -> None:
         super().__init__()
         self.trunk = trunk
-        self.real_head = nn.Linear(trunk.num_features, 1)
-        self.q_head = nn.Sequential(nn.Linear(trunk.num_features, codes), nn.Tanh())
+        self.split = [prior.codes, prior.categories]
+        features = trunk.num_features
+        self.real_head: nn.Module = nn.Linear(features, 1)
+        if hidden:
+            self.real_head = nn.Sequential(nn.Linear(features, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, 1))
+        self.q_head = nn.Linear(features, sum(self.split))
+        self.projection: nn.Module | None = None
+        if projection:
+            # Batch norm, here of 1×1 maps, takes away what all photos share, or their cosines would all be near 1.
+            linear = nn.Linear(features, projection, bias=False)
+            self.projection = nn.Sequential(linear, nn.Unflatten(1, (-1, 1, 1)), nn.BatchNorm2d(projection))
 
-    def forward(self, photos: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 3, 128, 128) float in −1…1 → logits (N,) and recovered codes (N, codes) in −1…1."""
-        features = self.trunk(photos)
-        return self.real_head(features).squeeze(1), self.q_head(features)
+    def forward(self, photos: Tensor, real_share: float = 1.0, code_share: float = 1.0) -> Verdict:
+        """Photos as the trunk's `resize` leaves them, (N, 3, height, width) float in −1…1, to what the heads say.
+
+        Of the gradients that the two heads send back, the trunk gets these shares: 0 is a stop-gradient.
+        """
+        features = self.trunk.features(photos)
+        real = self.real_head(share(features, real_share)).squeeze(1)
+        codes, categories = self.q_head(share(features, code_share)).split(self.split, dim=1)
+        vectors = self.projection(features).flatten(1) if self.projection else features.new_empty(len(features), 0)
+        return Verdict(real, codes.tanh(), categories, vectors)
+
+
+def share(features: Tensor, part: float) -> Tensor:
+    """The same values, with only this part of the gradient."""
+    return features if part == 1 else part * features + (1 - part) * features.detach()

@@ -2,27 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-
-class _Sum(torch.autograd.Function):
-    """The sum of every process's tensor. Each gradient of the sum comes from all processes, so it is summed too."""
-
-    @staticmethod
-    def forward(context: Any, part: Tensor) -> Tensor:
-        total = part.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Tensor:
-        total = gradient.clone()
-        dist.all_reduce(total)
-        return total
+from infogan.collective import Sum, processes
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
@@ -34,15 +17,15 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, maps: Tensor) -> Tensor:
         """(N, C, H, W) → (N, C, H, W), of the same dtype."""
-        processes = dist.get_world_size() if dist.is_initialized() else 1
-        if not self.training or processes == 1:
+        count = processes()
+        if not self.training or count == 1:
             return super().forward(maps)
         variance, mean = torch.var_mean(maps.to(self.weight.dtype), dim=(0, 2, 3), correction=0)
         # In float64 the mean of squares loses nothing of a variance that is small beside it.
         moments = torch.stack([mean.double(), variance.double() + mean.double().square()])
-        mean, squares = (_Sum.apply(moments) / processes).unbind()
+        mean, squares = (Sum.apply(moments) / count).unbind()
         variance = squares - mean.square()
-        self._track(mean.detach(), variance.detach(), processes * maps.numel() // maps.shape[1])
+        self._track(mean.detach(), variance.detach(), count * maps.numel() // maps.shape[1])
         scale = self.weight * (variance + self.eps).rsqrt().to(self.weight.dtype)
         shift = self.bias - mean.to(self.weight.dtype) * scale
         return (maps * scale[:, None, None] + shift[:, None, None]).to(maps.dtype)

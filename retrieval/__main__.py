@@ -5,7 +5,8 @@
     python -m retrieval remove   INDEX ID…
     python -m retrieval evaluate EXTRACTOR PHOTOS… --labels SCHEME [-k 5]
 
-PHOTOS is a folder (read recursively), a zip, or several. With --json, one object on standard output and nothing else.
+EXTRACTOR is a directory that export.py wrote, or the name of a released one, `best` or `paper`. PHOTOS is a folder
+(read recursively), a zip, or several. With --json, one object on standard output and nothing else.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before FAISS: spinning threads cost up to 40× on a busy core
 
 from infogan.errors import ArgumentParser, UserError, run_command
+
+EXTRACTOR = "a directory that export.py wrote, or a released one: best or paper"
 
 
 def main() -> None:
@@ -39,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     index = commands.add_parser("index", help="create an index of photos, or add to it")
-    index.add_argument("extractor", type=Path, metavar="EXTRACTOR")
+    index.add_argument("extractor", type=Path, metavar="EXTRACTOR", help=EXTRACTOR)
     index.add_argument("photos", nargs="+", metavar="PHOTOS")
     index.add_argument("index", type=Path, metavar="INDEX")
     index.set_defaults(run=_index, show=_show_index)
@@ -58,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     evaluate = commands.add_parser("evaluate", help="measure precision on labelled photos, beside the floors")
-    evaluate.add_argument("extractor", type=Path, metavar="EXTRACTOR")
+    evaluate.add_argument("extractor", type=Path, metavar="EXTRACTOR", help=EXTRACTOR)
     evaluate.add_argument("photos", nargs="+", metavar="PHOTOS")
     evaluate.add_argument("--labels", required=True, metavar="SCHEME", help="utzap50k-8, -21, -4, folder, or a .csv")
     evaluate.add_argument("-k", type=int, default=5, help="neighbours looked at (default: 5)")

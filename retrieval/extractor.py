@@ -24,6 +24,7 @@ from infogan.sources import PhotoFiles
 FORMAT = 1
 BATCH = 16  # small batches stay in the processor's cache; 64 were slower per photo
 _CHUNK = 64
+RELEASED = {"best": "best-utzap50k", "paper": "paper-utzap50k"}
 
 
 class Extractor:
@@ -49,14 +50,14 @@ class Extractor:
         """Open an exported directory.
 
         Args:
-            directory: as `export.py` wrote it.
+            directory: as `export.py` wrote it, or the name of a released one, `best` or `paper`.
             threads: for inference; None takes every core, 1 is best for single photos.
             random_seed: replace the learned weights by random ones of the same shapes: a floor for training to beat.
 
         Raises:
             UserError: the directory is no extractor, of a newer version, incomplete, or was changed after its export.
         """
-        directory = Path(directory)
+        directory = locate(directory)
         config = read_config(directory)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or os.cpu_count() or 1
@@ -88,6 +89,17 @@ class Extractor:
             for i in range(0, len(photos), BATCH)
         ]
         return np.concatenate(parts) if parts else np.empty((0, self.num_features), np.float32)
+
+
+def locate(name: str | Path) -> Path:
+    """The directory of that name; where there is none, the released extractor that the project brings along."""
+    directory = Path(name)
+    if directory.exists() or str(name) not in RELEASED:
+        return directory
+    # Beside this package in a checkout, inside it where a wheel was installed.
+    here = Path(__file__).resolve().parent
+    places = [place / RELEASED[str(name)] for place in (here.parent / "checkpoints" / "released", here / "released")]
+    return next((place for place in places if place.exists()), directory)
 
 
 def read_config(directory: Path) -> dict[str, Any]:

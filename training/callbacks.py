@@ -12,8 +12,7 @@ from omegaconf import DictConfig
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from infogan.codes import sample_latent, traversal
-from infogan.trunk import Trunk
+from infogan.edges import AnyTrunk
 from training.board import Board
 from training.meter import Meter, Watch
 from training.module import InfoGAN
@@ -23,6 +22,16 @@ from training.run import log
 
 TRAVERSAL_STEPS = 9
 QUERIES = 8
+STATUS = {
+    "loss/g": "loss g",
+    "loss/d_real": "d_real",
+    "loss/d_fake": "d_fake",
+    "loss/mi": "mi",
+    "loss/category": "category",
+    "loss/contrast": "contrast",
+    "d/real_mean": "D(x)",
+    "d/fake_mean": "D(G)",
+}
 
 
 class Every:
@@ -74,20 +83,13 @@ class Curves(pl.Callback):
         if self.board is None:
             return
         lines = self.watch(means)
-        derived = {
-            "gap/g_minus_d_real": means["loss/g"] - means["loss/d_real"],
-            "gap/d_fake_minus_d_real": abs(means["loss/d_fake"] - means["loss/d_real"]),
-            "train/images_per_second": speed,
-            "train/warnings": float(len(self.watch.shown)),
-        }
+        derived = {"train/images_per_second": speed, "train/warnings": float(len(self.watch.shown))}
+        if "loss/g" in means:
+            derived["gap/g_minus_d_real"] = means["loss/g"] - means["loss/d_real"]
+            derived["gap/d_fake_minus_d_real"] = abs(means["loss/d_fake"] - means["loss/d_real"])
         self.board.curves(means | derived, images_seen)
-        log.info(
-            "kimg %-8g loss g %.3f  d_real %.3f  d_fake %.3f  mi %.3f   D(x) %.2f  D(G) %.2f   %.1f photos/s",
-            images_seen / 1000,
-            *(means[name] for name in ("loss/g", "loss/d_real", "loss/d_fake", "loss/mi")),
-            *(means[name] for name in ("d/real_mean", "d/fake_mean")),
-            speed,
-        )
+        shown = "  ".join(f"{short} {means[name]:.3f}" for name, short in STATUS.items() if name in means)
+        log.info("kimg %-8g %s   %.1f photos/s", images_seen / 1000, shown, speed)
         for line in lines:
             log.info(line)
 
@@ -108,7 +110,7 @@ class Grids(pl.Callback):
             self._draw(module)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: InfoGAN, *_: object) -> None:  # type: ignore[override]
-        if self.due(module.images_seen):
+        if self.due(module.images_seen) and module.fakes:
             self._draw(module)
 
     def _draw(self, module: InfoGAN) -> None:
@@ -124,10 +126,9 @@ def draw(module: InfoGAN) -> tuple[Tensor, Tensor]:
     training = generator.training
     generator.eval()
     noise = torch.Generator().manual_seed(module.config.seed)
-    latent = sample_latent(64, module.generator.latent_size, torch.device("cpu"), noise).to(
-        next(generator.parameters())
-    )
-    rows = traversal(latent[0, : module.generator.noise], module.generator.codes, TRAVERSAL_STEPS)
+    prior = module.generator.prior
+    latent = prior.sample(64, torch.device("cpu"), noise).to(next(generator.parameters()))
+    rows = prior.traversal(latent[0, : prior.noise], TRAVERSAL_STEPS)
     fakes, codes = (generator.forward(part) / 2 + 0.5 for part in (latent, rows))  # past a compiled __call__
     generator.train(training)
     return fakes, codes
@@ -145,7 +146,7 @@ class Retrieval(pl.Callback):
 
     def __call__(self, module: InfoGAN) -> dict[str, float]:
         """The probe's figures; draws queries with their five nearest."""
-        self.last = self.probe.measure(cast(Trunk, module.ema_trunk or module.discriminator.trunk))
+        self.last = self.probe.measure(cast(AnyTrunk, module.ema_trunk or module.discriminator.trunk))
         queries = np.linspace(0, len(self.last.rows) - 1, QUERIES).astype(int).tolist()
         strips = nearest_strips(self.last.features, queries)
         photos = self.probe.store.read(self.last.rows[strips.flatten().numpy()])

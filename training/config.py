@@ -18,12 +18,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from infogan.errors import UserError
 from infogan.photo import FITS
+from infogan.views import Views
 
+GROWTHS = ("even", "double")
 PRECISIONS = ("32-true", "bf16-mixed", "64-true")
 # Taken as they are typed: a path may look like a number, and a # in it begins no comment.
 TEXT_KEYS = (
     *("name", "run.dir", "transfer", "data.fit", "data.cache", "probe.labels"),
-    *("train.precision", "train.selection"),
+    *("train.precision", "train.selection", "model.generator.growth"),
 )
 PATH_KEYS = ("data.root", "probe.root")  # the same, unless a list
 RULES = ("last", "paper_window", "rankme", "recall", "probe")
@@ -59,6 +61,8 @@ class TrunkConfig:
     strides: list[int] = field(default_factory=lambda: [2, 1, 2, 1, 2, 1])
     input_size: list[int] = field(default_factory=lambda: [64, 96])
     dropout: float = 0.5
+    directions: int = 0
+    blocks: int = 0
 
 
 @dataclass
@@ -67,23 +71,40 @@ class GeneratorConfig:
     channels: list[int] = field(default_factory=lambda: [256, 128, 64, 32, 16, 16, 3])
     start: list[int] = field(default_factory=lambda: [4, 6])
     dropout: float = 0.4
+    growth: str = "even"
 
 
 @dataclass
 class ModelConfig:
     codes: int = 8
+    categories: int = 0
+    hidden: int = 0
+    projection: int = 0
     trunk: TrunkConfig = field(default_factory=TrunkConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+
+
+@dataclass
+class ContrastConfig:
+    weight: float = 0
+    temperature: float = 0.1
+    neighbours: int = 0
+    refresh_kimg: float = 300
+    negatives: bool = True
+    views: Views = field(default_factory=Views)
 
 
 @dataclass
 class TrainConfig:
     kimg: float = 2000
     batch_size: int = 64
+    fakes: int | None = None
     lr_discriminator: float = 2e-4
     lr_generator: float = 1e-3
     betas: list[float] = field(default_factory=lambda: [0.5, 0.999])
     mi_weight: float = 0.05
+    real_gradient: float = 1.0
+    code_gradient: float = 1.0
     ema_kimg: float = 0
     checkpoint_kimg: float = 50
     status_kimg: float = 1
@@ -106,6 +127,7 @@ class Config:
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    contrast: ContrastConfig = field(default_factory=ContrastConfig)
 
 
 def load_config(path: str | Path | None, overrides: list[str]) -> DictConfig:
@@ -212,21 +234,28 @@ def check_config(config: DictConfig) -> None:
     Raises:
         UserError: for the first such value.
     """
-    model, train = config.model, config.train
+    model, train, contrast = config.model, config.train, config.contrast
     rules = [
         ("data.fit", config.data.fit in FITS, f"one of {', '.join(FITS)}"),
         ("name", re.fullmatch(r"[\w.-]+", config.name) is not None, "letters, digits, dots and dashes"),
         ("seed", 0 <= config.seed < 2**63, "0 or more, and less than 2⁶³"),
         ("model.codes", model.codes >= 1, "1 or more"),
         ("model.trunk.channels", _positive(model.trunk.channels), "a list of numbers ≥ 1"),
+        *_edge_rules(model.trunk),
         (
             "model.trunk.strides",
-            len(model.trunk.strides) == len(model.trunk.channels),
+            len(model.trunk.strides) == len(model.trunk.channels) or model.trunk.directions > 0,
             "as long as model.trunk.channels",
         ),
         ("model.trunk.strides", set(model.trunk.strides) <= {1, 2}, "1 or 2 for each stage"),
         ("model.trunk.input_size", _positive(model.trunk.input_size, 2), "two numbers, height and width"),
         ("model.trunk.dropout", 0 <= model.trunk.dropout <= 0.99, "in 0 … 0.99"),
+        ("model.trunk.directions", model.trunk.directions >= 0, "0 or more"),
+        ("model.trunk.blocks", model.trunk.blocks >= 0, "0 or more"),
+        ("model.categories", model.categories == 0 or model.categories >= 2, "0, or 2 or more"),
+        ("model.hidden", model.hidden >= 0, "0 or more"),
+        ("model.projection", model.projection >= 0, "0 or more"),
+        ("model.generator.growth", model.generator.growth in GROWTHS, f"one of {', '.join(GROWTHS)}"),
         ("model.generator.noise", model.generator.noise >= 1, "1 or more"),
         ("model.generator.channels", _positive(model.generator.channels), "a list of numbers ≥ 1"),
         ("model.generator.channels", list(model.generator.channels)[2:][-1:] == [3], "3 or more numbers, 3 the last"),
@@ -234,6 +263,23 @@ def check_config(config: DictConfig) -> None:
         ("model.generator.dropout", 0 <= model.generator.dropout <= 0.99, "in 0 … 0.99"),
         ("train.kimg", 0 < train.kimg < math.inf, "more than 0"),
         ("train.batch_size", train.batch_size >= 2, "2 or more, for batch norm"),
+        ("train.fakes", train.fakes is None or train.fakes >= 0, "null or 0 or more"),
+        (
+            "train.fakes",
+            train.fakes != 0 or contrast.weight > 0,
+            "more where contrast.weight is 0",
+        ),
+        ("train.real_gradient", 0 <= train.real_gradient <= 1, "in 0 … 1"),
+        ("train.code_gradient", 0 <= train.code_gradient <= 1, "in 0 … 1"),
+        ("contrast.weight", 0 <= contrast.weight < math.inf, "0 or more"),
+        ("contrast.weight", contrast.weight == 0 or model.projection > 0, "0, or set model.projection"),
+        ("contrast.temperature", 0 < contrast.temperature < math.inf, "more than 0"),
+        ("contrast.neighbours", contrast.neighbours >= 0, "0 or more"),
+        ("contrast.refresh_kimg", contrast.refresh_kimg >= 1, "1 or more"),
+        ("contrast.views.crop", 0 < contrast.views.crop <= 1, "in 0 … 1, and not 0"),
+        ("contrast.views.aspect", 1 <= contrast.views.aspect <= 4, "in 1 … 4"),
+        *((f"contrast.views.{key}", 0 <= contrast.views[key] <= 1, "in 0 … 1") for key in ("flip", "mix", "grey")),
+        ("contrast.views.gain", 0 <= contrast.views.gain <= 2, "in 0 … 2"),
         ("train.lr_discriminator", 0 < train.lr_discriminator < math.inf, "more than 0"),
         ("train.lr_generator", 0 < train.lr_generator < math.inf, "more than 0"),
         ("train.betas", len(train.betas) == 2 and all(0 <= beta < 1 for beta in train.betas), "two numbers in 0 … 1"),
@@ -257,6 +303,17 @@ def check_config(config: DictConfig) -> None:
     for key, holds, wanted in rules:
         if not holds:
             raise UserError(f"{key} is {OmegaConf.select(config, key)}; it must be {wanted}")
+
+
+def _edge_rules(trunk: DictConfig) -> list[tuple[str, bool, str]]:
+    """What a trunk of edge directions needs beside."""
+    if not trunk.directions:
+        return []
+    return [
+        ("model.trunk.channels", len(trunk.channels) == 2, "two numbers, of the residual network and of the map"),
+        ("model.trunk.channels", list(trunk.channels)[-1] >= trunk.directions, "last at least model.trunk.directions"),
+        ("model.trunk.input_size", all(side % 8 == 0 for side in trunk.input_size), "multiples of 8"),
+    ]
 
 
 def _is_count(value: Any) -> bool:

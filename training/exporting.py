@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,21 +15,21 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
+from infogan.edges import AnyTrunk
 from infogan.errors import UserError
 from infogan.files import write_atomically
 from infogan.photo import photo_spec
-from infogan.trunk import Trunk, reestimate_batch_norm, to_signed
+from infogan.trunk import settle
 from retrieval.extractor import FORMAT
 from training.config import photo_roots
 from training.forms import FORMS, OPSET, TOLERANCE, check_parity, write_forms
 from training.networks import build_discriminator
-from training.photos import PhotoStore, open_store
+from training.photos import PhotoStore, Signed, open_store
 from training.run import DamagedCheckpoint, checkpoint_config, checkpoints, load_checkpoint, read_config
 from training.selection import candidates, choose_all, read_rows, table
 
-NORM_PHOTOS, NORM_BATCH = 4096, 256
+NORM_PHOTOS = 4096
 PARITY_PHOTOS = 256
 
 
@@ -63,7 +62,7 @@ def export(source: Path, output: Path | None, photos: list[str] | None, rule: st
     _check_output(output)
     trunk = load_trunk(checkpoint, config, path)
     store = _real_photos(config, photos)
-    reestimate_batch_norm(trunk, _batches(store))
+    settle(trunk, Signed(store, np.random.default_rng(0).permutation(len(store))[:NORM_PHOTOS], torch.device("cpu")))
     temporary = output.with_name(f".{output.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -80,7 +79,7 @@ def export(source: Path, output: Path | None, photos: list[str] | None, rule: st
     return output
 
 
-def load_trunk(checkpoint: dict[str, Any], config: DictConfig, path: Path) -> Trunk:
+def load_trunk(checkpoint: dict[str, Any], config: DictConfig, path: Path) -> AnyTrunk:
     """The trunk of a loaded checkpoint, on the CPU; the averaged one where training kept an average."""
     trunk = build_discriminator(config.model).trunk
     state = checkpoint["state_dict"]
@@ -144,15 +143,8 @@ def _real_photos(config: DictConfig, photos: list[str] | None) -> PhotoStore:
     return open_store(roots, config.data.fit, config.data.cache)
 
 
-def _batches(store: PhotoStore) -> Iterator[Tensor]:
-    """A fixed random sample of real photos for the batch-norm statistics."""
-    order = np.random.default_rng(0).permutation(len(store))[:NORM_PHOTOS]
-    parts = np.array_split(order, -(-len(order) // NORM_BATCH))
-    return (to_signed(torch.from_numpy(store.read(np.sort(part))).permute(0, 3, 1, 2)) for part in parts)
-
-
 def _write_config(
-    directory: Path, trunk: Trunk, learned: list[str], config: DictConfig, checkpoint: dict[str, Any]
+    directory: Path, trunk: AnyTrunk, learned: list[str], config: DictConfig, checkpoint: dict[str, Any]
 ) -> None:
     content = {
         "format": FORMAT,
@@ -175,7 +167,7 @@ def _card(
     selection: dict[str, Any] | None,
     checkpoint: dict[str, Any],
     config: DictConfig,
-    trunk: Trunk,
+    trunk: AnyTrunk,
     store: PhotoStore,
 ) -> str:
     kimg = checkpoint["images_seen"] / 1000

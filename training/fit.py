@@ -156,6 +156,7 @@ class Batches(pl.LightningDataModule):
             processes=self.trainer.world_size,
             device=self.trainer.strategy.root_device,
         )
+        self.trainer.lightning_module.photos = batches  # type: ignore[assignment]
         return DataLoader(batches, batch_size=None)
 
 

@@ -7,16 +7,19 @@ import copy
 import io
 import logging
 import warnings
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save
 from torch import nn
 
+from infogan.dropout import Dropout
+from infogan.edges import AnyTrunk
 from infogan.files import write_atomically
-from infogan.trunk import ConvStage, PhotoToFeatures, Trunk
+from infogan.trunk import PhotoToFeatures
 from retrieval.extractor import Extractor
 
 OPSET = 18
@@ -24,16 +27,20 @@ FORMS = ("model.onnx", "model.safetensors", "model.pt2")
 TOLERANCE = 1e-4
 
 
-def fold(trunk: Trunk) -> Trunk:
+def fold(trunk: AnyTrunk) -> AnyTrunk:
     """The same function with each batch norm folded into its convolution and dropout gone."""
     folded = copy.deepcopy(trunk).eval()
-    for index, stage in enumerate(folded.stages):
-        _, convolution, norm, activation = cast(ConvStage, stage)
-        folded.stages[index] = nn.Sequential(nn.utils.fuse_conv_bn_eval(convolution, norm), activation)  # type: ignore
+    for stage in [module for module in folded.modules() if isinstance(module, nn.Sequential)]:
+        for index, (layer, following) in enumerate(pairwise(list(stage))):
+            if isinstance(layer, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
+                stage[index] = nn.utils.fuse_conv_bn_eval(layer, following)
+                stage[index + 1] = nn.Identity()
+            elif isinstance(layer, Dropout):
+                stage[index] = nn.Identity()
     return folded
 
 
-def write_forms(trunk: Trunk, directory: Path) -> list[str]:
+def write_forms(trunk: AnyTrunk, directory: Path) -> list[str]:
     """Write all three into `directory`; returns the names that the learned weights have in the ONNX file."""
     write_atomically(directory / "model.safetensors", save(trunk.state_dict()))
     network = PhotoToFeatures(fold(trunk)).eval()
@@ -79,7 +86,7 @@ def _quiet() -> Any:
         yield
 
 
-def check_parity(directory: Path, trunk: Trunk, photos: np.ndarray) -> None:
+def check_parity(directory: Path, trunk: AnyTrunk, photos: np.ndarray) -> None:
     """Compare every written form with the network it came from, on (N, 128, 128, 3) uint8 photos.
 
     Raises:

@@ -87,7 +87,7 @@ class Symptom:
     meaning: str
 
     def shown_by(self, means: dict[str, float]) -> bool:
-        return not self.below <= means[self.figure] <= self.above
+        return not self.below <= means.get(self.figure, self.below) <= self.above
 
 
 SYMPTOMS = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pytorch_lightning as pl
@@ -12,16 +12,38 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from infogan.codes import mutual_information_loss, sample_latent
-from infogan.losses import fake_loss, generator_loss, real_loss
+from infogan.codes import category_loss, mutual_information_loss
+from infogan.discriminator import Verdict
+from infogan.edges import AnyTrunk
+from infogan.losses import contrastive_loss, fake_loss, generator_loss, real_loss
 from infogan.norm import make_global
 from infogan.trunk import to_signed
+from infogan.views import Views
+from training.neighbours import nearest
 from training.networks import build_discriminator, build_generator
+from training.photos import PhotoBatches
 
 EMA_RAMP = (
     0.05  # the half-life is at most this share of the images seen: an average must not begin by remembering noise
 )
 SATURATED = 5.0  # a logit beyond it is a probability beyond 0.993
+
+
+class Draws(NamedTuple):
+    """The chances of one step.
+
+    Attributes:
+        latent: (fakes, prior.size).
+        choice: (N,) uniform in 0…1, which neighbour is a photo's partner.
+        real, partner, fake, fake_again: (17, N) or (17, fakes), for `Views`; fakes are seen by either player.
+    """
+
+    latent: Tensor
+    choice: Tensor
+    real: Tensor
+    partner: Tensor
+    fake: Tensor
+    fake_again: Tensor
 
 
 class InfoGAN(pl.LightningModule):
@@ -37,6 +59,9 @@ class InfoGAN(pl.LightningModule):
         images_seen: real photos used so far, by all processes: the clock of the run. Photo order, noise and dropout
             are functions of (seed, images_seen, rank), so no random state needs saving.
         metrics: of the last step and this process, scalars on the device, in the order in which they were computed.
+        fakes: photos that the generator makes for each step, by all processes; 0: there is no adversary.
+        photos: where partners of contrastive learning are read; whoever trains the module sets it.
+        neighbours: (photos, k) int32, the photos that are partners of each; None: each is its own.
         ema_trunk, ema_generator: running averages of the weights, where the config asks for them.
     """
 
@@ -49,12 +74,17 @@ class InfoGAN(pl.LightningModule):
         self.config = config
         self.images_seen = 0
         self.metrics: dict[str, Tensor] = {}
+        train, contrast = config.train, config.contrast
+        self.fakes = train.batch_size if train.fakes is None else train.fakes
+        self.views = Views(**contrast.views) if contrast.weight else None
+        self.photos: PhotoBatches | None = None
+        self.neighbours: Tensor | None = None
         self._start = start
         self._optimizer_states: list[dict[str, Any]] = []
         torch.manual_seed(config.seed)
         self.generator = build_generator(config.model)
         self.discriminator = build_discriminator(config.model)
-        averaged = config.train.ema_kimg > 0
+        averaged = train.ema_kimg > 0
         self.ema_trunk = copy.deepcopy(self.discriminator.trunk).requires_grad_(False) if averaged else None
         self.ema_generator = copy.deepcopy(self.generator).requires_grad_(False) if averaged else None
         self.to(memory_format=torch.channels_last)  # 1.6 times as fast on a CPU, and what tensor cores want
@@ -69,6 +99,7 @@ class InfoGAN(pl.LightningModule):
             self.load_state_dict(start["state_dict"])
             self.images_seen = start["images_seen"]
             self._optimizer_states = start["optimizer_states"]
+            self.neighbours = start.get("neighbours")
         if self.trainer.world_size > 1 and self.config.train.sync_batch_norm:
             make_global(self.generator)
             make_global(self.discriminator)
@@ -94,48 +125,124 @@ class InfoGAN(pl.LightningModule):
         Every loss is a mean over photos, so that the gradients' mean over processes is that of the whole batch.
         """
         generator_optimizer, discriminator_optimizer = cast(list[Any], self.optimizers())
-        latent = self._draw_latent(len(batch))
+        self._find_neighbours()
+        draws = self._draw(len(batch))
         real = to_signed(batch).to(self.dtype)
-        codes = latent[:, self.generator.noise :]
-        mi_weight = self.config.train.mi_weight * self.config.train.batch_size
-        fake = self.generator(latent)
+        fake = self.generator(draws.latent) if self.fakes else None
+        self.metrics = {}
 
-        # In mixed precision too, losses and curves are at that of the weights.
-        real_logits = self.discriminator(real)[0].to(self.dtype)
-        fake_logits, recovered = (part.to(self.dtype) for part in self.discriminator(fake.detach()))
-        loss_real, loss_fake = real_loss(real_logits), fake_loss(fake_logits)
-        loss_d = loss_real + loss_fake + mi_weight * mutual_information_loss(codes, recovered)
-        norm_d = self._step(discriminator_optimizer, loss_d)
+        loss_d = self._discriminator_loss(real, fake, draws)
+        self.metrics["grad_norm/d"] = self._step(discriminator_optimizer, loss_d)
         torch.clear_autocast_cache()  # or the Q head's weights of before this step would be used below
-
-        # The trunk and the real/fake head only pass the gradient on here; theirs would be computed for nothing.
-        self.toggle_optimizer(generator_optimizer)
-        fake_logits_g, recovered = (part.to(self.dtype) for part in self.discriminator(fake))
-        loss_g, loss_mi = generator_loss(fake_logits_g), mutual_information_loss(codes, recovered)
-        norm_g = self._step(generator_optimizer, loss_g + mi_weight * loss_mi)
-        self.untoggle_optimizer(generator_optimizer)
+        if fake is not None:
+            # The trunk and the real/fake head only pass the gradient on here; theirs would be computed for nothing.
+            self.toggle_optimizer(generator_optimizer)
+            loss_g = self._generator_loss(fake, draws)
+            self.metrics["grad_norm/g"] = self._step(generator_optimizer, loss_g)
+            self.untoggle_optimizer(generator_optimizer)
 
         self._average_weights()
         self.images_seen += self.config.train.batch_size
-        self.metrics = {
-            "loss/d_real": loss_real.detach(),
-            "loss/d_fake": loss_fake.detach(),
-            "grad_norm/d": norm_d,
-            "loss/g": loss_g.detach(),
-            "loss/mi": loss_mi.detach(),
-            "grad_norm/g": norm_g,
-            "d/real_mean": real_logits.detach().sigmoid().mean(),
-            "d/fake_mean": fake_logits.detach().sigmoid().mean(),
-            **health(real_logits.detach(), fake_logits.detach(), real, fake.detach()),
-        }
 
-    def _draw_latent(self, count: int) -> Tensor:
-        """This process's rows of the whole batch's latents, (count, latent_size); leaves its own stream for dropout."""
-        seed, size, rank = self.config.seed, self.config.train.batch_size, self.global_rank
+    def _discriminator_loss(self, real: Tensor, fake: Tensor | None, draws: Draws) -> Tensor:
+        """Adversarial, mutual-information and contrastive terms, as far as the config has them."""
+        train, contrast = self.config.train, self.config.contrast
+        shares = train.real_gradient, train.code_gradient
+        inputs = self._inputs(real, draws.real)
+        if self.views is not None:
+            partners = self._inputs(self._partners(real, draws.choice), draws.partner, still=False)
+            inputs = torch.cat([inputs, partners])
+        on_real = self._judge(inputs, *shares)
+        on_fake = None if fake is None else self._judge(self._inputs(fake.detach(), draws.fake), *shares)
+        loss = real.new_zeros(())
+        if on_fake is not None:
+            real_logits = on_real.real[: len(real)]  # of the photos as they are but for cropping, like the fakes
+            loss_real, loss_fake = real_loss(real_logits), fake_loss(on_fake.real)
+            loss = loss_real + loss_fake + self._information(draws.latent, on_fake)[0]
+            real_logits, fake_logits = real_logits.detach(), on_fake.real.detach()
+            self.metrics |= {
+                "loss/d_real": loss_real.detach(),
+                "loss/d_fake": loss_fake.detach(),
+                "d/real_mean": real_logits.sigmoid().mean(),
+                "d/fake_mean": fake_logits.sigmoid().mean(),
+                **health(real_logits, fake_logits, real, cast(Tensor, fake).detach()),
+            }
+        if self.views is not None:
+            others = on_fake.vectors if on_fake is not None and contrast.negatives else None
+            first, second = on_real.vectors.chunk(2)
+            apart, found = contrastive_loss(first, second, others, contrast.temperature)
+            loss = loss + contrast.weight * apart.to(loss.dtype)
+            self.metrics |= {"loss/contrast": apart.detach(), "contrast/found": found}
+        return loss
+
+    def _generator_loss(self, fake: Tensor, draws: Draws) -> Tensor:
+        """Adversarial and mutual-information terms."""
+        verdict = self._judge(self._inputs(fake, draws.fake_again))
+        loss = generator_loss(verdict.real)
+        information, parts = self._information(draws.latent, verdict)
+        self.metrics |= {"loss/g": loss.detach(), **parts}
+        return loss + information
+
+    def _information(self, latent: Tensor, verdict: Verdict) -> tuple[Tensor, dict[str, Tensor]]:
+        """λ times how badly the codes are read back, and its parts."""
+        codes, categories = self.generator.prior.codes_of(latent)
+        loss = mutual_information_loss(codes, verdict.codes)
+        parts = {"loss/mi": loss.detach()}
+        if categories.shape[1]:
+            category = category_loss(categories, verdict.categories)
+            loss, parts["loss/category"] = loss + category, category.detach()
+        return self.config.train.mi_weight * self.config.train.batch_size * loss, parts
+
+    def _judge(self, inputs: Tensor, *shares: float) -> Verdict:
+        """In mixed precision too, losses and curves are at that of the weights."""
+        return Verdict(*(part.to(self.dtype) for part in self.discriminator(inputs, *shares)))
+
+    def _inputs(self, photos: Tensor, draws: Tensor, still: bool = True) -> Tensor:
+        """What the discriminator sees of photos: random views of them, or, without a contrastive term, the whole.
+
+        Only the partners' views are mirrored and change their colours. So neither tells whose partner is whose, and the
+        generator learns both all the same.
+        """
+        trunk = self.discriminator.trunk
+        return trunk.resize(photos) if self.views is None else self.views(photos, trunk.input_size, draws, still)
+
+    def _partners(self, real: Tensor, choice: Tensor) -> Tensor:
+        """For each photo of the step one to be like it: a random one of its neighbours, or itself."""
+        if self.neighbours is None:
+            return real
+        assert self.photos is not None
+        rows = self.photos.indices(self.images_seen)
+        known = self.neighbours[torch.from_numpy(rows)]
+        partners = known.gather(1, (choice * known.shape[1]).long().cpu().unsqueeze(1)).squeeze(1).numpy()
+        return to_signed(self.photos.read(partners).to(real.device)).to(real.dtype)
+
+    def _find_neighbours(self) -> None:
+        """Every so many images, let the averaged trunk say anew which photos are alike: the first process's for all."""
+        contrast, batch_size = self.config.contrast, self.config.train.batch_size
+        if not contrast.weight or not contrast.neighbours:
+            return
+        every = round(contrast.refresh_kimg * 1000)
+        if self.neighbours is not None and (self.images_seen % every) >= batch_size:
+            return
+        assert self.photos is not None
+        if self.global_rank == 0:
+            trunk = cast(AnyTrunk, self.ema_trunk or self.discriminator.trunk)
+            self.neighbours = nearest(trunk, self.photos.store, contrast.neighbours, self.config.seed)
+        self.neighbours = self.trainer.strategy.broadcast(self.neighbours)
+
+    def _draw(self, count: int) -> Draws:
+        """The step's chances: this process's rows, `count` of photos, of what one process alone would draw.
+
+        Leaves PyTorch's own stream, for dropout, to this process.
+        """
+        seed, rank, world = self.config.seed, self.global_rank, self.trainer.world_size
         torch.manual_seed(step_seed(seed, self.images_seen))
-        latent = sample_latent(size, self.generator.latent_size, self.device)
+        latent = self.generator.prior.sample(self.fakes, self.device)
+        counts = {"choice": count, "real": count, "partner": count}
+        counts |= dict.fromkeys(("fake", "fake_again"), self.fakes // world)
+        draws = {name: Views.draw(part * world, self.device).chunk(world, 1)[rank] for name, part in counts.items()}
         torch.manual_seed(step_seed(seed, self.images_seen, rank + 1))
-        return latent[rank * count : (rank + 1) * count]
+        return Draws(latent.chunk(world)[rank], **draws | {"choice": draws["choice"][0]})
 
     def _step(self, optimizer: Any, loss: Tensor) -> Tensor:
         """One backward, one optimiser step; returns the gradient's norm."""
@@ -165,6 +272,7 @@ class InfoGAN(pl.LightningModule):
             "optimizer_states": [optimizer.optimizer.state_dict() for optimizer in optimizers],
             "images_seen": self.images_seen,
             "config": OmegaConf.to_container(self.config),
+            **({} if self.neighbours is None else {"neighbours": self.neighbours}),
         }
 
 

@@ -7,22 +7,35 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from infogan.codes import Prior
 from infogan.discriminator import Discriminator
+from infogan.edges import AnyTrunk, EdgeTrunk
 from infogan.generator import Generator
 from infogan.photo import PHOTO_BYTES, SIZE
 from infogan.trunk import Trunk
 
 
+def build_trunk(part: DictConfig) -> AnyTrunk:
+    """The trunk that a config's `model.trunk` section describes."""
+    if part.directions:
+        return EdgeTrunk(part.directions, list(part.channels), part.blocks, list(part.input_size))
+    return Trunk(part.channels, part.strides, part.input_size, part.dropout)
+
+
+def build_prior(model: DictConfig) -> Prior:
+    """The latents of a config's `model` section."""
+    return Prior(model.generator.noise, model.codes, model.categories)
+
+
 def build_discriminator(model: DictConfig) -> Discriminator:
     """The discriminator that a config's `model` section describes."""
-    trunk = Trunk(model.trunk.channels, model.trunk.strides, model.trunk.input_size, model.trunk.dropout)
-    return Discriminator(trunk, model.codes)
+    return Discriminator(build_trunk(model.trunk), build_prior(model), model.hidden, model.projection)
 
 
 def build_generator(model: DictConfig) -> Generator:
     """The generator that a config's `model` section describes."""
     part = model.generator
-    return Generator(part.noise, model.codes, list(part.channels), list(part.start), part.dropout)
+    return Generator(build_prior(model), list(part.channels), list(part.start), part.dropout, part.growth)
 
 
 def describe(config: DictConfig) -> str:
@@ -30,10 +43,15 @@ def describe(config: DictConfig) -> str:
     with torch.device("meta"):
         generator, discriminator = build_generator(config.model).eval(), build_discriminator(config.model).eval()
         trunk = discriminator.trunk
-        photo, latent = torch.empty(1, 3, SIZE, SIZE), torch.empty(1, generator.latent_size)
+        photo, latent = torch.empty(1, 3, SIZE, SIZE), torch.empty(1, generator.prior.size)
+        resized = trunk.resize(photo)
         rows = [
             ("trunk", count_weights(trunk), multiply_adds(trunk, photo)),
-            ("discriminator, with heads", count_weights(discriminator), multiply_adds(discriminator, photo)),
+            (
+                "discriminator, with heads",
+                count_weights(discriminator),
+                multiply_adds(discriminator, resized),
+            ),
             ("generator", count_weights(generator), multiply_adds(generator, latent)),
         ]
     weights = rows[1][1] + rows[2][1]

@@ -27,10 +27,12 @@ from infogan.errors import ArgumentParser, UserError, run_command
 from infogan.files import naming, write_atomically
 from infogan.photo import PHOTO_BYTES, SIZE, load_photo, photo_spec
 from infogan.sources import PhotoFiles
+from infogan.trunk import to_signed
 from training.utzap50k import OFFICIAL_URL, download_utzap50k
 
 FORMAT = 1
 _PENDING, _READABLE, _UNREADABLE = 0, 1, 2
+_BATCH = 256
 _CHUNK = 64
 
 
@@ -198,18 +200,26 @@ class PhotoBatches(IterableDataset):
         part = batch_size // processes
         self.part = slice(rank * part, (rank + 1) * part)
         self.device = device
+        self.resident: Tensor | None = None
 
     def __iter__(self) -> Iterator[Tensor]:
-        resident = self._resident()
+        self.resident = self._resident()
         for seen in itertools.count(self.start, self.batch_size):
             if self.stop is not None and seen >= self.stop:
                 return
-            indices = stream_indices(len(self.store), self.seed, seen, self.batch_size)[self.part]
-            if resident is not None:
-                photos = resident[torch.from_numpy(indices).to(resident.device, non_blocking=True)]
-            else:
-                photos = torch.from_numpy(self.store.read(indices))
-            yield photos.permute(0, 3, 1, 2)
+            yield self.read(self.indices(seen))
+
+    def indices(self, images_seen: int) -> np.ndarray:
+        """Which photos this process's part of the next batch holds: (batch_size / processes,) int64."""
+        return stream_indices(len(self.store), self.seed, images_seen, self.batch_size)[self.part]
+
+    def read(self, indices: np.ndarray) -> Tensor:
+        """(n,) positions in the store → (n, 3, 128, 128) uint8, on the GPU where the photos are there."""
+        if self.resident is not None:
+            photos = self.resident[torch.from_numpy(indices).to(self.resident.device, non_blocking=True)]
+        else:
+            photos = torch.from_numpy(self.store.read(indices))
+        return photos.permute(0, 3, 1, 2)
 
     def _resident(self) -> Tensor | None:
         """All photos on the GPU, (photos, 128, 128, 3) uint8, where they take less than half of what is free there."""
@@ -221,6 +231,20 @@ class PhotoBatches(IterableDataset):
         for rows in np.array_split(np.arange(len(self.store)), -(-len(self.store) // 4096)):
             resident[rows[0] : rows[-1] + 1] = torch.from_numpy(self.store.read(rows)).to(self.device)
         return resident
+
+
+class Signed:
+    """Chosen photos of a store in batches, as networks take them: (≤ 256, 3, 128, 128) float in −1…1.
+
+    The batches differ in size by one at most; they may be read again.
+    """
+
+    def __init__(self, store: PhotoStore, rows: np.ndarray, device: torch.device) -> None:
+        self.store, self.rows, self.device = store, rows, device
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for part in np.array_split(self.rows, -(-len(self.rows) // _BATCH)):
+            yield to_signed(torch.from_numpy(self.store.read(part)).permute(0, 3, 1, 2).to(self.device))
 
 
 def stream_indices(photos: int, seed: int, start: int, count: int) -> np.ndarray:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from infogan.augment import distort
+from infogan.edges import AnyTrunk
 from infogan.errors import UserError
-from infogan.trunk import AreaResize, Trunk, reestimate_batch_norm, to_signed
+from infogan.trunk import AreaResize, settle
 from retrieval.labels import label_photos
 from retrieval.metrics import neighbour_report
-from training.photos import PhotoStore
+from training.neighbours import alone
+from training.photos import PhotoStore, Signed
 
 K = 5
 LEAST_LABELLED = K + 2
@@ -78,21 +79,21 @@ class Probe:
             self.classes, self.products = labels.classes[chosen], labels.products[chosen]
 
     @torch.no_grad()
-    def measure(self, trunk: Trunk) -> Measured:
-        """Measure a copy of the trunk, on its device, with batch-norm statistics of the probe's training photos."""
-        trunk = _alone(trunk)
+    def measure(self, trunk: AnyTrunk) -> Measured:
+        """Measure a copy of the trunk, on its device, settled on the probe's training photos."""
+        trunk = alone(trunk)
         device = next(trunk.parameters()).device
         # Stores are sorted by name: in that order a batch would be of one kind of shoe, and its variance too small.
         mixed = np.random.default_rng(self.seed).permutation(self.rows)
-        reestimate_batch_norm(trunk, _batches(self.store, mixed, device))
-        features = torch.cat([trunk(batch).cpu() for batch in _batches(self.store, self.rows, device)])
+        settle(trunk, Signed(self.store, mixed, device))
+        features = torch.cat([trunk(batch).cpu() for batch in Signed(self.store, self.rows, device)])
         distorted = [
             trunk(distort(batch, self.seed + number)).cpu()
-            for number, batch in enumerate(_batches(self.store, self.rows, device))
+            for number, batch in enumerate(Signed(self.store, self.rows, device))
         ]
         figures = {"probe/rankme": rankme(features), "probe/recall_at_1": recall_at_1(features, torch.cat(distorted))}
         if self.labelled is not None:
-            batches = _batches(self.labelled, self.labelled_rows, device)
+            batches = Signed(self.labelled, self.labelled_rows, device)
             labelled = torch.cat([trunk(batch).cpu() for batch in batches]).numpy()
             report = neighbour_report(labelled, self.classes, self.products, K)
             figures |= {name: report[key] for name, key in _LABELLED_FIGURES.items() if report[key] is not None}
@@ -149,20 +150,5 @@ def thumbnails(photos: np.ndarray, side: int = 32) -> Tensor:
     return torch.cat([resize(part.float() / 255) for part in parts])
 
 
-def _alone(trunk: Trunk) -> Trunk:
-    """A copy whose batch norms are plain: where they span processes, they would wait for those that do not measure."""
-    trunk = copy.deepcopy(trunk).float()
-    for module in trunk.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.__class__ = nn.BatchNorm2d
-    return trunk
-
-
 def _choose(count: int, at_most: int, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).permutation(count)[:at_most])
-
-
-def _batches(store: PhotoStore, rows: np.ndarray, device: torch.device) -> Iterator[Tensor]:
-    """The photos in this order, in batches that differ in size by one at most: (≤ 256, 3, 128, 128) in −1…1."""
-    for part in np.array_split(rows, -(-len(rows) // _BATCH)):
-        yield to_signed(torch.from_numpy(store.read(part)).permute(0, 3, 1, 2).to(device))

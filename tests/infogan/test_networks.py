@@ -8,11 +8,11 @@ import math
 import pytest
 import torch
 
-from infogan.codes import mutual_information_loss, sample_latent, traversal
+from infogan.codes import Prior, category_loss, mutual_information_loss
 from infogan.discriminator import Discriminator
 from infogan.generator import Generator, even_sizes
 from infogan.losses import fake_loss, generator_loss, real_loss
-from infogan.trunk import PhotoToFeatures, Trunk, area_weights, reestimate_batch_norm, to_signed
+from infogan.trunk import PhotoToFeatures, Trunk, area_weights, settle, to_signed
 from training.config import load_config
 from training.networks import build_discriminator, build_generator, count_weights, multiply_adds
 
@@ -37,7 +37,7 @@ def test_the_papers_trunk(discriminator: Discriminator) -> None:
     trunk = discriminator.trunk
     photos = torch.zeros(2, 3, 128, 128)
     assert trunk.resize(photos).shape == (2, 3, 64, 96)
-    assert trunk.forward_features(photos).shape == (2, 16, 8, 12)
+    assert trunk.map_size == (16, 8, 12) and trunk.features(trunk.resize(photos)).shape == (2, 1536)
     assert trunk(photos).shape == (2, 1536) and trunk.num_features == 1536
     channels = [3, 16, 32, 64, 128, 256, 16]
     weights = sum(9 * a * b for a, b in itertools.pairwise(channels)) + 2 * sum(channels[1:])
@@ -70,7 +70,7 @@ def test_the_papers_multiply_adds(discriminator: Discriminator, generator: Gener
 
 
 def test_the_papers_generator(generator: Generator) -> None:
-    photos = generator(sample_latent(3, 108, torch.device("cpu")))
+    photos = generator(generator.prior.sample(3, torch.device("cpu")))
     assert photos.shape == (3, 3, 128, 128)
     assert photos.min() >= -1 and photos.max() <= 1
     channels = [256, 128, 64, 32, 16, 16]
@@ -83,8 +83,9 @@ def test_the_generators_maps_grow_evenly() -> None:
 
 
 def test_the_papers_heads(discriminator: Discriminator) -> None:
-    logits, codes = discriminator(torch.rand(2, 3, 128, 128))
+    logits, codes, categories, vectors = discriminator(torch.rand(2, 3, 64, 96))
     assert logits.shape == (2,) and codes.shape == (2, 8)
+    assert categories.shape == vectors.shape == (2, 0)
     assert codes.abs().max() < 1
     assert count_weights(discriminator) == 430_000 + 1537 * 9
 
@@ -122,17 +123,36 @@ def test_losses_by_hand() -> None:
     assert generator_loss(logits).item() == real_loss(logits).item()
     codes, recovered = torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.tensor([[0.0, 0.0], [0.0, 0.5]])
     assert mutual_information_loss(codes, recovered).item() == pytest.approx((0.5 + 0.125) / 2)
+    categories, guesses = torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([[0.0, 2.0], [0.0, 0.0]])
+    assert category_loss(categories, guesses).item() == pytest.approx((math.log(2) - math.log(sigmoid)) / 2)
 
 
 def test_the_prior_is_uniform() -> None:
-    latent = sample_latent(20_000, 2, torch.device("cpu"))
+    latent = Prior(1, 1).sample(20_000, torch.device("cpu"))
     assert latent.abs().max() <= 1
     assert latent.mean(0).abs().max() < 0.02
     assert (latent.var(0) - 1 / 3).abs().max() < 0.01
 
 
+def test_categories_are_drawn_evenly_and_one_hot() -> None:
+    prior = Prior(2, 1, 4)
+    latent = prior.sample(20_000, torch.device("cpu"), torch.Generator().manual_seed(0))
+    assert latent.shape == (20_000, prior.size) == (20_000, 7)
+    codes, categories = prior.codes_of(latent)
+    assert codes.shape == (20_000, 1) and torch.equal(codes, latent[:, 2:3])
+    assert set(categories.unique().tolist()) == {0, 1} and (categories.sum(1) == 1).all()
+    assert (categories.mean(0) - 0.25).abs().max() < 0.02
+
+
+def test_a_traversal_ends_with_the_categories() -> None:
+    latent = Prior(3, 2, 4).traversal(torch.full((3,), 0.5), steps=6)
+    assert latent.shape == (18, 9) and (latent[:, :3] == 0.5).all()
+    assert (latent[:12, 5] == 1).all() and (latent[:, 5:].sum(1) == 1).all()
+    assert (latent[12:, 3:5] == 0).all() and latent[12:, 5:].argmax(1).tolist() == [0, 1, 2, 3, 0, 1]
+
+
 def test_a_traversal_moves_one_code_at_a_time() -> None:
-    latent = traversal(torch.full((3,), 0.5), codes=2, steps=5)
+    latent = Prior(3, 2).traversal(torch.full((3,), 0.5), steps=5)
     assert latent.shape == (10, 5)
     assert (latent[:, :3] == 0.5).all()
     torch.testing.assert_close(latent[:5, 3], torch.linspace(-1, 1, 5))
@@ -143,7 +163,7 @@ def test_reestimated_statistics_are_those_of_the_photos() -> None:
     torch.manual_seed(0)
     trunk = Trunk([4, 8], [2, 2], (64, 96), 0.5)
     batches = [torch.rand(16, 3, 128, 128) for _ in range(3)]
-    reestimate_batch_norm(trunk, batches)
+    settle(trunk, batches)
     _, convolution_1, norm, _ = trunk.stages[0]
     means = torch.stack([convolution_1(trunk.resize(batch)).mean((0, 2, 3)) for batch in batches]).mean(0)
     torch.testing.assert_close(norm.running_mean, means, rtol=1e-4, atol=1e-6)

@@ -15,7 +15,7 @@ from infogan.errors import UserError
 from infogan.photo import PhotoError, load_photo
 from infogan.sources import PhotoFiles
 from infogan.trunk import PhotoToFeatures
-from retrieval.extractor import Extractor, decode_files
+from retrieval.extractor import Extractor, decode_files, locate
 from tests.conftest import command
 from training.exporting import export, load_trunk
 from training.forms import fold, same_neighbours
@@ -74,7 +74,7 @@ def test_a_form_that_disagrees_is_never_written(run: Path, tmp_path: Path, monke
     def wrongly_folded(trunk: torch.nn.Module) -> torch.nn.Module:
         folded = fold(trunk)
         with torch.no_grad():
-            folded.stages[0][0].weight *= 1.01
+            folded.stages[0][1].weight *= 1.01
         return folded
 
     monkeypatch.setattr("training.forms.fold", wrongly_folded)
@@ -159,3 +159,11 @@ def test_no_file_of_it_names_this_machine(extractor: Path, catalogue: Path) -> N
     for file in extractor.iterdir():
         for place in (Path.cwd(), catalogue, Path.home()):
             assert str(place).encode() not in file.read_bytes(), f"{file.name} holds {place}"
+
+
+def test_a_released_extractor_goes_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert locate("best").name == "best-utzap50k" and Extractor.load("best").num_features == 1536
+    (tmp_path / "best").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert locate("best") == Path("best")  # what is there comes first
+    assert locate("worst") == Path("worst")

@@ -17,7 +17,7 @@ def test_the_papers_file_states_every_key_and_is_the_default() -> None:
     written = OmegaConf.load(PAPER)
     assert config_difference(OmegaConf.structured(Config), load_config(PAPER, [])) == []
     assert set(OmegaConf.to_container(written)) == set(OmegaConf.to_container(OmegaConf.structured(Config)))
-    for section in ("data", "train", "model"):
+    for section in ("data", "train", "model", "contrast"):
         assert set(written[section]) == set(OmegaConf.structured(Config)[section])
 
 
@@ -83,7 +83,9 @@ def test_paths_are_taken_as_they_are_typed() -> None:
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"gone\.yaml: no such config; there are configs/demo\.yaml"):
+    with pytest.raises(
+        UserError, match=r"gone\.yaml: no such config; there are configs/best\.yaml, configs/demo\.yaml"
+    ):
         load_config("gone.yaml", [])
     for text in ("a: [1", "3", "- 1\n- 2\n", "train: 3\n", "train:\n  kimgs: 3\n", "\x00"):
         (tmp_path / "bad.yaml").write_text(text)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from infogan.errors import UserError
-from infogan.trunk import Trunk, reestimate_batch_norm, to_signed
+from infogan.trunk import Trunk, settle, to_signed
 from retrieval.labels import label_photos
 from retrieval.metrics import neighbour_report
 from training.photos import PhotoStore, open_store
@@ -105,7 +105,7 @@ def test_features_are_those_of_an_export_over_the_same_photos(store: PhotoStore,
     assert np.array_equal(measured.rows, np.unique(measured.rows)) and len(measured.rows) == 90
     assert not np.array_equal(measured.rows, Probe(store, 90, None, None, seed=5).rows)
     photos = to_signed(torch.from_numpy(store.read(measured.rows)).permute(0, 3, 1, 2))
-    reestimate_batch_norm(trunk, [photos])
+    settle(trunk, [photos])
     with torch.no_grad():
         torch.testing.assert_close(measured.features, trunk(photos), rtol=1e-4, atol=1e-5)
     assert measured.features.dtype == torch.float32 and not measured.features.requires_grad
@@ -118,7 +118,7 @@ def test_the_statistics_come_from_batches_of_mixed_photos(tmp_path: Path, trunk:
     store = PhotoStore(tmp_path, "", [f"{row:03d}.png" for row in range(512)], 0, pixels, np.arange(512))
     measured = Probe(store, 512, None, None).measure(trunk).features
     photos = to_signed(torch.from_numpy(pixels).permute(0, 3, 1, 2))
-    reestimate_batch_norm(trunk, [photos])
+    settle(trunk, [photos])
     with torch.no_grad():
         assert (measured - trunk(photos)).norm() < 0.1 * measured.norm()
 

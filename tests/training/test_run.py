@@ -81,7 +81,7 @@ def test_both_players_and_the_q_head_learn(run: Path, catalogue: Path, tmp_path:
     after = load_checkpoint(checkpoints(run)[-1])
     for name in ("generator.linear.0.weight", "discriminator.trunk.stages.0.1.weight"):
         assert not torch.equal(before["state_dict"][name], after["state_dict"][name])
-    for name in ("discriminator.real_head.weight", "discriminator.q_head.0.weight"):
+    for name in ("discriminator.real_head.weight", "discriminator.q_head.weight"):
         assert not torch.equal(before["state_dict"][name], after["state_dict"][name])
     generator_state, discriminator_state = after["optimizer_states"]
     assert len(generator_state["state"]) == len(generator_state["param_groups"][0]["params"])
