@@ -91,7 +91,7 @@ def print_end(report: dict[str, Any], query: str) -> None:
     print(f"\nLook at {PAGE.resolve()}\n\nNext:")
     print(f"  .venv/bin/python -m retrieval search demo/index {query}")
     print("  .venv/bin/tensorboard --logdir demo/run")
-    print("  .venv/bin/python train.py configs/paper.yaml data.root=PHOTOS    # your own folder or zip of shoe photos")
+    print("  .venv/bin/python train.py configs/best.yaml data.root=PHOTOS     # your own folder or zip of shoe photos")
 
 
 def page(report: dict[str, Any], queries: Iterable[Path], index: Index) -> str:
