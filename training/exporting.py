@@ -24,7 +24,7 @@ from infogan.trunk import settle
 from retrieval.extractor import FORMAT
 from training.config import photo_roots
 from training.forms import FORMS, OPSET, TOLERANCE, check_parity, write_forms
-from training.networks import build_discriminator
+from training.networks import build_trunk
 from training.photos import PhotoStore, Signed, open_store
 from training.run import DamagedCheckpoint, checkpoint_config, checkpoints, load_checkpoint, read_config
 from training.selection import candidates, choose_all, read_rows, table
@@ -81,7 +81,7 @@ def export(source: Path, output: Path | None, photos: list[str] | None, rule: st
 
 def load_trunk(checkpoint: dict[str, Any], config: DictConfig, path: Path) -> AnyTrunk:
     """The trunk of a loaded checkpoint, on the CPU; the averaged one where training kept an average."""
-    trunk = build_discriminator(config.model).trunk
+    trunk = build_trunk(config.model.trunk)
     state = checkpoint["state_dict"]
     prefix = "ema_trunk." if any(name.startswith("ema_trunk.") for name in state) else "discriminator.trunk."
     weights = {name.removeprefix(prefix): weight for name, weight in state.items() if name.startswith(prefix)}

@@ -15,6 +15,7 @@ from infogan.errors import UserError
 from infogan.trunk import settle
 from retrieval.extractor import Extractor
 from tests.conftest import ROOT
+from tests.training.test_run import same
 from training import neighbours
 from training.config import load_config
 from training.exporting import export
@@ -35,16 +36,6 @@ NARROW = [
 def narrow(photos: Path, run: Path, kimg: float, *overrides: str) -> DictConfig:
     settings = [*NARROW, f"data.root={photos}", f"run.dir={run}", f"train.kimg={kimg}", *overrides]
     return load_config(ROOT / "configs" / "best.yaml", settings)
-
-
-def same(one: object, other: object) -> bool:
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)  # type: ignore[arg-type]
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)  # type: ignore
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(same, one, other))  # type: ignore
-    return one == other
 
 
 @pytest.fixture(scope="module")
