@@ -1,9 +1,12 @@
-"""Precision over a run's checkpoints, beside the floors: the tables of docs/results.md.
+"""What each part of `best` is worth: the ablation table of docs/results.md, row by row.
 
-    python benchmarks/quality.py RUN PHOTOS… --labels utzap50k-8 [--every 1] [--json OUT]
+    python benchmarks/quality.py OUT DEV --labels utzap50k-8 --photos TRAIN… [--rows NAME…] [--kimg 20] [--seeds 1]
 
-Exports every checkpoint of the run to a temporary place and evaluates it on labelled photos, before them the trunk as
-it was at the run's beginning, untrained. Labels measure, they choose nothing. Prints Markdown.
+A row is a preset with some settings changed, trained on the same number of photos from each seed, or not trained at
+all. What is measured is kept in OUT/ROW-SEED.json and its run beside it, so the command goes on where it was stopped,
+and rows can be made one by one. Prints Markdown of all that OUT holds; labels measure, they choose nothing. Features
+are those of `export`, by the trunk's running average where there is one, in PyTorch; in brackets, the same run read
+otherwise.
 """
 
 from __future__ import annotations
@@ -11,68 +14,173 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import tempfile
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from omegaconf import OmegaConf
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
 
-from infogan.sources import PhotoFiles
-from retrieval.evaluate import evaluate
-from retrieval.extractor import Extractor
-from training.checkpoints import write_checkpoint
-from training.exporting import export
-from training.module import InfoGAN
-from training.run import checkpoints, read_config
+from infogan.edges import AnyTrunk, EdgeTrunk
+from infogan.errors import UserError
+from infogan.files import write_atomically
+from infogan.trunk import settle
+from retrieval.evaluate import FLOOR_FIT, area_pixels, principal_components
+from retrieval.labels import Labels, label_photos
+from retrieval.metrics import neighbour_report
+from training.config import load_config
+from training.exporting import NORM_PHOTOS, load_trunk
+from training.networks import build_trunk
+from training.photos import PhotoStore, Signed, open_store
+from training.run import checkpoints, load_checkpoint, read_config
+from training.selection import read_rows
 
-COLUMNS = {
-    "P@5": "precision_at_k",
-    "other product": "precision_at_k_other_product",
-    "macro": "macro_precision_at_k",
-    "macro (other)": "macro_precision_at_k_other_product",
-    "mAP@100": "map_at_100",
+ROOT = Path(__file__).resolve().parent.parent
+PLAIN = "model.trunk.directions=0 model.trunk.channels=[32,64,64,64,8] model.trunk.strides=[2,2,2,1,1]"
+ROWS = {
+    "paper": "paper",
+    "best": "best",
+    "contrastive only": "best train.fakes=0",
+    "adversarial only": "best contrast.weight=0 train.real_gradient=1 train.code_gradient=1",
+    "without framing": "best model.trunk.framing=null",
+    "without edges": f"best {PLAIN} model.trunk.dropout=0",
+    "without neighbours": "best contrast.neighbours=0",
+    "without fakes as negatives": "best contrast.negatives=false",
+    "without mutual information": "best train.mi_weight=0",
+    "without the gradient of the codes": "best train.code_gradient=0",
+    "with the gradient of real or fake": "best train.real_gradient=0.1",
+    "without colour changes": "best contrast.views.mix=0 contrast.views.grey=0 contrast.views.gain=0",
+    "without mirroring": "best contrast.views.flip=0",
+    "without a running average": "best train.ema_kimg=0",
 }
+UNTRAINED = {"paper, untrained": "paper", "best, untrained": "best"}
+FLOORS = "floors"
+CLIP = 1e-3  # what the paper's predecessor clipped its features at
+COLUMNS = {
+    "P@1": (1, "precision_at_k"),
+    "P@5": (5, "precision_at_k"),
+    "P@10": (10, "precision_at_k"),
+    "other product": (5, "precision_at_k_other_product"),
+    "macro": (5, "macro_precision_at_k"),
+    "macro (other)": (5, "macro_precision_at_k_other_product"),
+    "mAP@100": (5, "map_at_100"),
+}
+CPU = torch.device("cpu")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("photos", nargs="+")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("dev")
     parser.add_argument("--labels", required=True)
-    parser.add_argument("--every", type=int, default=1, help="take every Nth checkpoint, counted from the newest")
-    parser.add_argument("--json", type=Path, help="write all figures there too")
+    parser.add_argument("--photos", nargs="+", required=True)
+    names = [FLOORS, *UNTRAINED, *ROWS]
+    parser.add_argument("--rows", nargs="*", choices=names, default=names, metavar="NAME", help="; ".join(names))
+    parser.add_argument("--kimg", type=float, default=20)
+    parser.add_argument("--seeds", type=int, default=1)
     arguments = parser.parse_args()
-    files = PhotoFiles(arguments.photos)
-    chosen = checkpoints(arguments.run)[:: -arguments.every][::-1]
-    rows: dict[str, dict[str, Any]] = {}
-    print("| features | " + " | ".join(COLUMNS) + " |\n|---|" + "---|" * len(COLUMNS))
-    with tempfile.TemporaryDirectory() as place:
-        for checkpoint in [untrained(arguments.run, Path(place)), *chosen]:
-            report = measure(checkpoint, files, arguments.labels, floors=checkpoint not in chosen)
-            for name, row in [*report.pop("floors").items(), (checkpoint.stem, report)]:
-                rows[name] = row
-                print(f"| {name} | " + " | ".join(f"{row[key]:.4f}" for key in COLUMNS.values()) + " |", flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1))
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for name in arguments.rows:
+        for seed in range(1 if name == FLOORS else arguments.seeds):
+            file = arguments.out / f"{name.replace(' ', '-').replace(',', '')}-{seed}.json"
+            if not file.exists():
+                row = {"row": name, "seed": seed, **make(name, seed, file.with_suffix(""), arguments)}
+                write_atomically(file, json.dumps(row, indent=1) + "\n")
+    print(table([json.loads(file.read_text()) for file in sorted(arguments.out.glob("*.json"))], names))
 
 
-def untrained(run: Path, place: Path) -> Path:
-    """A checkpoint of the run's networks before the first step."""
-    config = read_config(run)
-    state = InfoGAN(config).state_dict()
-    checkpoint = {"state_dict": state, "optimizer_states": [], "images_seen": 0, "photos": ""}
-    path = place / "untrained.ckpt"
-    write_checkpoint(path, checkpoint | {"config": OmegaConf.to_container(config)})
-    return path
+def make(name: str, seed: int, run: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train the row where it has not been, and measure it: what it cost, and the report of each reading."""
+    dev = open_store([arguments.dev], "stretch")
+    labels = label_photos(dev.names, arguments.labels)
+    if name == FLOORS:
+        return {"readings": floors(arguments.dev, arguments.labels)}
+    photos = open_store(arguments.photos, "stretch")
+    if name in UNTRAINED:
+        config = load_config(ROOT / "configs" / f"{UNTRAINED[name]}.yaml", [f"data.root={arguments.photos[0]}"])
+        torch.manual_seed(seed)
+        trunk = build_trunk(config.model.trunk)
+        return {"kimg": 0, "readings": readings(trunk, dev, labels, photos)}
+    train(ROWS[name], seed, run, arguments)
+    checkpoint = load_checkpoint(newest := checkpoints(run)[-1])
+    speeds = [row["train/images_per_second"] for row in read_rows(run / "metrics.jsonl") if "checkpoint" not in row]
+    return {
+        "kimg": checkpoint["images_seen"] / 1000,
+        "minutes": checkpoint["images_seen"] / median(speeds) / 60,
+        "readings": readings(load_trunk(checkpoint, read_config(run), newest), dev, labels, photos),
+    }
 
 
-def measure(checkpoint: Path, files: PhotoFiles, scheme: str, floors: bool) -> dict[str, Any]:
-    """The report of `retrieval.evaluate.evaluate` on what the checkpoint exports."""
-    with tempfile.TemporaryDirectory() as place:
-        extractor = Extractor.load(export(checkpoint, Path(place, "extractor"), None))
-        return evaluate(extractor, files, scheme, floors=floors)
+def train(settings: str, seed: int, run: Path, arguments: argparse.Namespace) -> None:
+    """Begin or go on with the row's run, in a process of its own."""
+    preset, *overrides = settings.split()
+    command = [sys.executable, str(ROOT / "train.py"), str(ROOT / "configs" / f"{preset}.yaml"), *overrides]
+    command += [f"data.root=[{','.join(arguments.photos)}]", f"run.dir={run}", f"seed={seed}"]
+    command += [f"train.kimg={arguments.kimg:g}", "train.checkpoint_kimg=10", "train.status_kimg=1", "probe.photos=16"]
+    if subprocess.run(command).returncode:
+        raise UserError(f"{run}: training did not finish; start this command again to go on with it")
+
+
+@torch.no_grad()
+def readings(trunk: AnyTrunk, dev: PhotoStore, labels: Labels, photos: PhotoStore) -> dict[str, Any]:
+    """The reports of the trunk's features as exported and, in brackets, read otherwise."""
+    trunk.eval()
+    chosen = np.random.default_rng(0).permutation(len(photos))[:NORM_PHOTOS]
+    if isinstance(trunk, EdgeTrunk) or any(norm.running_mean.any() for norm in norms(trunk)):
+        settle(trunk, Signed(photos, chosen, CPU))  # a plain trunk that never saw a photo keeps its first statistics
+    raw = torch.cat([trunk.features(trunk.resize(batch)) for batch in Signed(dev, labels.rows, CPU)])
+    ways: dict[str, Callable[[Tensor], Tensor]] = {"": trunk.finish}
+    if isinstance(trunk, EdgeTrunk):
+        ways["(without whitening)"] = lambda features: normalize(features, dim=1)
+    else:
+        ways[f"(clipped at ±{CLIP:g})"] = lambda features: features.clamp(-CLIP, CLIP)
+        ways["(of length 1)"] = lambda features: normalize(features, dim=1)
+    return {name: report(way(raw).numpy(), labels) for name, way in ways.items()}
+
+
+def norms(trunk: nn.Module) -> list[Any]:
+    return [module for module in trunk.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+def floors(dev: str, scheme: str) -> dict[str, Any]:
+    store = open_store([dev], FLOOR_FIT)
+    labels = label_photos(store.names, scheme)
+    photos = store.read(labels.rows)
+    small = principal_components(area_pixels(photos, 32), 64)
+    return {
+        "pixels 16×16": report(area_pixels(photos, 16), labels),
+        "PCA-64 of pixels 32×32": report(small, labels),
+    }
+
+
+def report(features: np.ndarray, labels: Labels) -> dict[str, Any]:
+    """`neighbour_report` at k = 1, 5 and 10."""
+    return {str(k): neighbour_report(features, labels.classes, labels.products, k) for k in (1, 5, 10)}
+
+
+def table(results: Sequence[dict[str, Any]], order: Sequence[str]) -> str:
+    """Means over the seeds, with half the range of P@5, in Markdown."""
+    lines = ["| features | kimg | minutes | seeds | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 4) + "|"]
+    for name in order:
+        rows = [row for row in results if row["row"] == name]
+        for way in rows[0]["readings"] if rows else ():
+            found = [row["readings"][way] for row in rows]
+            cost = [f"{rows[0].get('kimg', 0):g}", f"{mean(row.get('minutes', 0) for row in rows):.0f}"]
+            cells = []
+            for column, (k, key) in COLUMNS.items():
+                values = [reports[str(k)][key] for reports in found]
+                spread = f" ± {(max(values) - min(values)) / 2:.4f}" if column == "P@5" and len(values) > 1 else ""
+                cells.append(f"{mean(values):.4f}{spread}")
+            label = way if name == FLOORS else f"`{name}` {way}".strip()
+            lines.append(f"| {label} | " + " | ".join([*cost, str(len(rows)), *cells]) + " |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from quality import measure
+from curve import measure
 from scipy.stats import spearmanr
 
 from infogan.errors import UserError

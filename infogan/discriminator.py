@@ -32,7 +32,7 @@ class Discriminator(nn.Module):
     Args:
         trunk: the shared network.
         prior: of the codes to read back.
-        hidden: width of the real/fake head's hidden layer; 0: the head is linear.
+        hidden: width of the hidden layer of the real/fake head and of the Q head; 0: they are linear.
         projection: length of the vectors that the contrastive term compares; 0: there is no such head.
     """
 
@@ -41,10 +41,8 @@ class Discriminator(nn.Module):
         self.trunk = trunk
         self.split = [prior.codes, prior.categories]
         features = trunk.num_features
-        self.real_head: nn.Module = nn.Linear(features, 1)
-        if hidden:
-            self.real_head = nn.Sequential(nn.Linear(features, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, 1))
-        self.q_head = nn.Linear(features, sum(self.split))
+        self.real_head = head(features, hidden, 1)
+        self.q_head = head(features, hidden, sum(self.split))
         self.projection: nn.Module | None = None
         if projection:
             # Batch norm, here of 1×1 maps, takes away what all photos share, or their cosines would all be near 1.
@@ -61,6 +59,13 @@ class Discriminator(nn.Module):
         codes, categories = self.q_head(share(features, code_share)).split(self.split, dim=1)
         vectors = self.projection(features).flatten(1) if self.projection else features.new_empty(len(features), 0)
         return Verdict(real, codes.tanh(), categories, vectors)
+
+
+def head(features: int, hidden: int, outputs: int) -> nn.Module:
+    """A linear head, or one with a hidden layer."""
+    if not hidden:
+        return nn.Linear(features, outputs)
+    return nn.Sequential(nn.Linear(features, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, outputs))
 
 
 def share(features: Tensor, part: float) -> Tensor:

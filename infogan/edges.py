@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, leaky_relu, pad
 
+from infogan.framing import FramedResize
 from infogan.trunk import AreaResize, ConvStage, Trunk, Whitening
 
 CELL = 4  # pixels of a cell's side
-_FLOOR = 1e-6  # of squared gradients: paper white has no direction
+_FLOOR = 1e-5  # of squared gradients: paper white has no direction
 _MODERATE = 0.2  # keeps the noise of white paper from being normalised to full strength; edges are near 1
 _WEAK = 0.05
 _WHITENED = 64, 0.5  # directions and power
@@ -22,7 +23,7 @@ class Edges(nn.Module):
     """How strong the edges of each direction are around every 4×4 cell.
 
     Histograms of oriented gradients (Dalal and Triggs 2005) in a form that is smooth and that every runtime computes
-    alike: with θ the direction of the ink's gradient and m its length, direction d gets √m · cos¹²(θ − d), averaged
+    alike: with θ the direction of the ink's gradient and m its length, direction d gets √m · cos³²(θ − d), averaged
     over 8×8 pixels. Neither the colour of a shoe nor whether it is darker than its background changes it.
 
     Args:
@@ -44,9 +45,10 @@ class Edges(nn.Module):
         grey = pad(ink.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
         squares = conv2d(grey, self.filters).square()
         length = squares.sum(1, keepdim=True) * (2 / len(self.filters)) + _FLOOR
-        cosine = (squares / length).square()
-        strength = cosine * cosine * cosine * length.sqrt().sqrt()
-        return avg_pool2d(strength, 2 * CELL, CELL, CELL // 2, count_include_pad=False)
+        cosine = squares / length
+        for _ in range(4):  # cos², then to the power 32
+            cosine = cosine.square()
+        return avg_pool2d(cosine * length.sqrt().sqrt(), 2 * CELL, CELL, CELL // 2, count_include_pad=False)
 
 
 class Residual(nn.Module):
@@ -72,6 +74,7 @@ class EdgeTrunk(nn.Module):
         channels: of the residual network, then of the map; the first `directions` of these carry the edges.
         blocks: residual blocks.
         input_size: (height, width) that the photo is resized to first, multiples of 8.
+        framing: how far the shoe is brought to one place and size before; None: the photo is taken as it is.
 
     Attributes:
         num_features: length of the feature vector.
@@ -79,11 +82,20 @@ class EdgeTrunk(nn.Module):
         input_size: (height, width).
     """
 
-    def __init__(self, directions: int, channels: Sequence[int], blocks: int, input_size: Sequence[int]) -> None:
+    def __init__(
+        self,
+        directions: int,
+        channels: Sequence[int],
+        blocks: int,
+        input_size: Sequence[int],
+        framing: float | None = None,
+    ) -> None:
         super().__init__()
         width, outputs = channels
         self.input_size = (input_size[0], input_size[1])
-        self.resize = AreaResize(*self.input_size)
+        self.resize: AreaResize | FramedResize = (
+            AreaResize(*self.input_size) if framing is None else FramedResize(self.input_size, framing)
+        )
         self.edges = Edges(directions)
         self.stages = nn.Sequential(ConvStage(directions + 3, width, 2, 0.0), *(Residual(width) for _ in range(blocks)))
         self.last = nn.Sequential(nn.Conv2d(width, outputs, 1, bias=False), nn.BatchNorm2d(outputs))

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 
 from infogan.dropout import Dropout
 from infogan.photo import SIZE
+
+_FAR = 1e4  # pixels
 
 
 def to_signed(photos: Tensor) -> Tensor:
@@ -17,17 +19,22 @@ def to_signed(photos: Tensor) -> Tensor:
     return photos.float() / 127.5 - 1.0
 
 
-def area_weights(source: int, target: int) -> Tensor:
-    """Row i holds how much of each source pixel lies under target pixel i: (target, source), rows sum to 1.
+def area_weights(source: int, target: int, start: Tensor | float = 0.0, stop: Tensor | float | None = None) -> Tensor:
+    """Row i holds how much of each source pixel lies under target pixel i: (…, target, source), rows sum to 1.
 
     Multiplying by it is area-averaged resizing, exactly and in every runtime alike, which the resize operators of
-    the export formats are not.
+    the export formats are not. `start` and `stop`, numbers or (…) tensors, are where the target begins and ends, in
+    source pixels: the whole source unless told. Beyond the source its last pixel goes on.
     """
-    scale = source / target
-    left = torch.arange(target).unsqueeze(1) * scale
-    pixel = torch.arange(source).unsqueeze(0)
-    overlap = torch.minimum(left + scale, pixel + 1.0) - torch.maximum(left, pixel.float())
-    return overlap.clamp_min(0) / scale
+    start = torch.as_tensor(start)[..., None, None]
+    stop = torch.as_tensor(float(source) if stop is None else stop)[..., None, None]
+    scale = (stop - start) / target
+    left = start + torch.arange(target, device=start.device).unsqueeze(1) * scale
+    low = torch.arange(source, device=start.device, dtype=scale.dtype)
+    high = low + 1
+    low, high = pad(low[1:], (1, 0), value=-_FAR), pad(high[:-1], (0, 1), value=_FAR)
+    overlap = (torch.minimum(left + scale, high) - torch.maximum(left, low)).clamp_min(0)
+    return overlap / overlap.sum(-1, keepdim=True)  # not by the scale: white would be off by what was rounded
 
 
 class AreaResize(nn.Module):
@@ -40,6 +47,10 @@ class AreaResize(nn.Module):
         super().__init__()
         self.register_buffer("rows", area_weights(SIZE, height), persistent=False)
         self.register_buffer("columns", area_weights(SIZE, width).T.contiguous(), persistent=False)
+
+    def frames(self, photos: Tensor) -> Tensor:
+        """(N, 4): centre x, y and half width, half height of what is taken, −1 to 1 being all; here it is all."""
+        return photos.new_tensor([0.0, 0.0, 1.0, 1.0]).expand(len(photos), 4)
 
     def forward(self, photos: Tensor) -> Tensor:
         return self.rows @ photos @ self.columns

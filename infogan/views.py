@@ -15,7 +15,7 @@ class Views:
     """How far two views of one photo may differ. Ink is darkness, 0 for white paper and 1 for black.
 
     Attributes:
-        crop: smallest share of the photo's area that a crop keeps; the largest is 1.
+        crop: smallest share of the area that a crop keeps; the largest is 1.
         aspect: a crop's sides are stretched against each other by up to this factor, either way.
         flip: probability of mirroring.
         mix: probability that the ink's colour channels are replaced by random mixtures of them.
@@ -35,11 +35,14 @@ class Views:
         """The chances of `count` views, (17, count) uniform; from `source`, of the same device, or PyTorch's own."""
         return torch.rand(17, count, device=device, generator=source)
 
-    def __call__(self, photos: Tensor, size: tuple[int, int], draws: Tensor, still: bool = False) -> Tensor:
+    def __call__(
+        self, photos: Tensor, frames: Tensor, size: tuple[int, int], draws: Tensor, still: bool = False
+    ) -> Tensor:
         """One random view of each photo.
 
         Args:
             photos: (N, 3, H, W) float in −1…1; sharp crops need them larger than the views are.
+            frames: (N, 4), the part of each photo that is looked at, as a trunk's `resize.frames` tells it.
             size: (height, width) of the views.
             draws: (17, N), as `draw` gives them.
             still: crop alone; side and colours stay as they are.
@@ -48,17 +51,18 @@ class Views:
             (N, 3, height, width) float in −1…1, differentiable in `photos`.
         """
         draws = draws.to(photos.dtype)
-        grid = affine_grid(
-            self._windows(draws[:5], 0.0 if still else self.flip), [len(photos), 3, *size], align_corners=False
-        )
-        # Crops lie inside the photo, so nothing beyond its edges is ever read.
+        windows = self._windows(draws[:5], 0.0 if still else self.flip)
+        centres, halves = frames.unsqueeze(2).split(2, 1)
+        windows = torch.cat([windows[..., :2] * halves, windows[..., 2:] * halves + centres], 2)
+        grid = affine_grid(windows, [len(photos), 3, *size], align_corners=False)
+        # Crops lie inside the frame; where that reaches beyond the photo, its border goes on.
         ink = grid_sample((1 - photos) / 2, grid, align_corners=False, padding_mode="border")
         if not still:
             ink = torch.bmm(self._colours(draws[5:]), ink.flatten(2)).view_as(ink)
         return 1 - 2 * ink.clamp(0, 1)
 
     def _windows(self, draws: Tensor, flip: float) -> Tensor:
-        """(5, N) uniform → (N, 2, 3): the part of the photo, from −1 to 1 along both sides, that each view shows."""
+        """(5, N) uniform → (N, 2, 3): the part of the frame, from −1 to 1 along both sides, that each view shows."""
         area, stretch, shift_x, shift_y, mirror = draws
         area = self.crop + (1 - self.crop) * area
         aspect = torch.exp((2 * stretch - 1) * math.log(self.aspect))

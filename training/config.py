@@ -63,6 +63,7 @@ class TrunkConfig:
     dropout: float = 0.5
     directions: int = 0
     blocks: int = 0
+    framing: float | None = None
 
 
 @dataclass
@@ -252,6 +253,7 @@ def check_config(config: DictConfig) -> None:
         ("model.trunk.dropout", 0 <= model.trunk.dropout <= 0.99, "in 0 … 0.99"),
         ("model.trunk.directions", model.trunk.directions >= 0, "0 or more"),
         ("model.trunk.blocks", model.trunk.blocks >= 0, "0 or more"),
+        ("model.trunk.framing", model.trunk.framing is None or 0 <= model.trunk.framing <= 1, "null or in 0 … 1"),
         ("model.categories", model.categories == 0 or model.categories >= 2, "0, or 2 or more"),
         ("model.hidden", model.hidden >= 0, "0 or more"),
         ("model.projection", model.projection >= 0, "0 or more"),

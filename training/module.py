@@ -198,13 +198,15 @@ class InfoGAN(pl.LightningModule):
         return Verdict(*(part.to(self.dtype) for part in self.discriminator(inputs, *shares)))
 
     def _inputs(self, photos: Tensor, draws: Tensor, still: bool = True) -> Tensor:
-        """What the discriminator sees of photos: random views of them, or, without a contrastive term, the whole.
+        """What the discriminator sees of photos: random views of them, or, without a contrastive term, the whole frame.
 
         Only the partners' views are mirrored and change their colours. So neither tells whose partner is whose, and the
         generator learns both all the same.
         """
         trunk = self.discriminator.trunk
-        return trunk.resize(photos) if self.views is None else self.views(photos, trunk.input_size, draws, still)
+        if self.views is None:
+            return trunk.resize(photos)
+        return self.views(photos, trunk.resize.frames(photos), trunk.input_size, draws, still)
 
     def _partners(self, real: Tensor, choice: Tensor) -> Tensor:
         """For each photo of the step one to be like it: a random one of its neighbours, or itself."""

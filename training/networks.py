@@ -18,7 +18,7 @@ from infogan.trunk import Trunk
 def build_trunk(part: DictConfig) -> AnyTrunk:
     """The trunk that a config's `model.trunk` section describes."""
     if part.directions:
-        return EdgeTrunk(part.directions, list(part.channels), part.blocks, list(part.input_size))
+        return EdgeTrunk(part.directions, list(part.channels), part.blocks, list(part.input_size), part.framing)
     return Trunk(part.channels, part.strides, part.input_size, part.dropout)
 
 
