@@ -35,10 +35,10 @@ class FramedResize(nn.Module):
         self.strength = strength
         self.register_buffer("indices", (torch.arange(SIZE) + 0.5) * (2 / SIZE) - 1, persistent=False)
 
-    @torch.no_grad()
     def frames(self, photos: Tensor) -> Tensor:
         """(N, 4): centre x, y and half width, half height; the photo reaches from −1 to 1. May reach beyond it."""
-        ink = pad((1 - photos.mean(1, keepdim=True)) / 2, (1, 1, 1, 1), mode="replicate")[:, 0]
+        # Cut off here and not by `no_grad`, which an exported graph would carry along as a graph of its own.
+        ink = pad((1 - photos.detach().mean(1, keepdim=True)) / 2, (1, 1, 1, 1), mode="replicate")[:, 0]
         across = ink[:, 1:-1, 2:] - ink[:, 1:-1, :-2]
         down = ink[:, 2:, 1:-1] - ink[:, :-2, 1:-1]
         edges = ((across.square() + down.square()).sqrt() / _EDGE).clamp_max(1) + 1e-3

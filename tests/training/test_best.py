@@ -69,6 +69,7 @@ def test_an_exported_trunk_is_the_same_in_all_forms(best: Path, catalogue: Path,
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-5)
     content = json.loads((directory / "config.json").read_text())
     assert content["num_features"] == features.shape[1] == 8 * 12 * 16
+    assert str(ROOT).encode() not in (directory / "model.pt2").read_bytes()  # nor any other path of this machine
 
 
 @pytest.mark.parametrize(
