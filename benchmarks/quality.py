@@ -25,7 +25,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from infogan.edges import AnyTrunk, EdgeTrunk
@@ -38,7 +38,7 @@ from retrieval.metrics import neighbour_report
 from training.config import load_config
 from training.exporting import NORM_PHOTOS, load_trunk
 from training.networks import build_trunk
-from training.photos import PhotoStore, Signed, open_store
+from training.photos import Signed, open_store
 from training.run import checkpoints, load_checkpoint, read_config
 from training.selection import read_rows
 
@@ -98,24 +98,24 @@ def main() -> None:
 
 def make(name: str, seed: int, run: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train the row where it has not been, and measure it: what it cost, and the report of each reading."""
-    dev = open_store([arguments.dev], "stretch")
-    labels = label_photos(dev.names, arguments.labels)
     if name == FLOORS:
         return {"readings": floors(arguments.dev, arguments.labels)}
-    photos = open_store(arguments.photos, "stretch")
+    cost = {}
     if name in UNTRAINED:
         config = load_config(ROOT / "configs" / f"{UNTRAINED[name]}.yaml", [f"data.root={arguments.photos[0]}"])
         torch.manual_seed(seed)
-        trunk = build_trunk(config.model.trunk)
-        return {"kimg": 0, "readings": readings(trunk, dev, labels, photos)}
-    train(ROWS[name], seed, run, arguments)
-    checkpoint = load_checkpoint(newest := checkpoints(run)[-1])
-    speeds = [row["train/images_per_second"] for row in read_rows(run / "metrics.jsonl") if "checkpoint" not in row]
-    return {
-        "kimg": checkpoint["images_seen"] / 1000,
-        "minutes": checkpoint["images_seen"] / median(speeds) / 60,
-        "readings": readings(load_trunk(checkpoint, read_config(run), newest), dev, labels, photos),
-    }
+        trunk = build_trunk(config.model.trunk).eval()
+    else:
+        train(ROWS[name], seed, run, arguments)
+        checkpoint = load_checkpoint(newest := checkpoints(run)[-1])
+        trunk = load_trunk(checkpoint, read_config(run), newest)
+        speeds = [row["train/images_per_second"] for row in read_rows(run / "metrics.jsonl") if "checkpoint" not in row]
+        seen = checkpoint["images_seen"]
+        cost = {"kimg": seen / 1000, "minutes": seen / median(speeds) / 60}
+    if name in ROWS or isinstance(trunk, EdgeTrunk):  # a plain trunk that never saw a photo keeps its first statistics
+        photos = open_store(arguments.photos, "stretch")
+        settle(trunk, Signed(photos, np.random.default_rng(0).permutation(len(photos))[:NORM_PHOTOS], CPU))
+    return cost | {"readings": readings(trunk, arguments.dev, arguments.labels)}
 
 
 def train(settings: str, seed: int, run: Path, arguments: argparse.Namespace) -> None:
@@ -129,13 +129,11 @@ def train(settings: str, seed: int, run: Path, arguments: argparse.Namespace) ->
 
 
 @torch.no_grad()
-def readings(trunk: AnyTrunk, dev: PhotoStore, labels: Labels, photos: PhotoStore) -> dict[str, Any]:
+def readings(trunk: AnyTrunk, dev: str, scheme: str) -> dict[str, Any]:
     """The reports of the trunk's features as exported and, in brackets, read otherwise."""
-    trunk.eval()
-    chosen = np.random.default_rng(0).permutation(len(photos))[:NORM_PHOTOS]
-    if isinstance(trunk, EdgeTrunk) or any(norm.running_mean.any() for norm in norms(trunk)):
-        settle(trunk, Signed(photos, chosen, CPU))  # a plain trunk that never saw a photo keeps its first statistics
-    raw = torch.cat([trunk.features(trunk.resize(batch)) for batch in Signed(dev, labels.rows, CPU)])
+    store = open_store([dev], "stretch")
+    labels = label_photos(store.names, scheme)
+    raw = torch.cat([trunk.features(trunk.resize(batch)) for batch in Signed(store, labels.rows, CPU)])
     ways: dict[str, Callable[[Tensor], Tensor]] = {"": trunk.finish}
     if isinstance(trunk, EdgeTrunk):
         ways["(without whitening)"] = lambda features: normalize(features, dim=1)
@@ -143,10 +141,6 @@ def readings(trunk: AnyTrunk, dev: PhotoStore, labels: Labels, photos: PhotoStor
         ways[f"(clipped at ±{CLIP:g})"] = lambda features: features.clamp(-CLIP, CLIP)
         ways["(of length 1)"] = lambda features: normalize(features, dim=1)
     return {name: report(way(raw).numpy(), labels) for name, way in ways.items()}
-
-
-def norms(trunk: nn.Module) -> list[Any]:
-    return [module for module in trunk.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
 def floors(dev: str, scheme: str) -> dict[str, Any]:

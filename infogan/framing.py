@@ -50,8 +50,7 @@ class FramedResize(nn.Module):
         return torch.cat([centres, (_MARGIN * halves) ** self.strength], 1)
 
     def forward(self, photos: Tensor) -> Tensor:
-        centres, halves = ((1 + self.frames(photos)) * (SIZE / 2)).split(2, 1)
-        halves = halves - SIZE / 2
-        starts, stops = centres - halves, centres + halves
+        centres, halves = (self.frames(photos) * (SIZE / 2)).split(2, 1)
+        starts, stops = centres - halves + SIZE / 2, centres + halves + SIZE / 2
         columns, rows = (area_weights(SIZE, self.size[1 - i], starts[:, i], stops[:, i]).unsqueeze(1) for i in (0, 1))
         return rows @ photos @ columns.mT

@@ -48,8 +48,9 @@ def write_forms(trunk: AnyTrunk, directory: Path) -> list[str]:
     example = torch.zeros(2, 3, 128, 128, dtype=torch.uint8)
     batch = ({0: torch.export.Dim("batch", min=1)},)
     program = torch.export.export(network, (example,), dynamic_shapes=batch)
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # names source files of this machine
+    for graph in program.graph_module.modules():  # a region of other gradient settings is a graph within it
+        for node in graph.graph.nodes if isinstance(graph, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # names source files of this machine
     write_atomically(directory / "model.pt2", _saved(program))
     with _quiet():
         exported = torch.onnx.export(
