@@ -34,7 +34,7 @@ from infogan.files import write_atomically
 from infogan.trunk import settle
 from retrieval.evaluate import FLOOR_FIT, area_pixels, principal_components
 from retrieval.labels import Labels, label_photos
-from retrieval.metrics import neighbour_report
+from retrieval.metrics import neighbour_reports
 from training.config import load_config
 from training.exporting import NORM_PHOTOS, load_trunk
 from training.networks import build_trunk
@@ -43,24 +43,22 @@ from training.run import checkpoints, load_checkpoint, read_config
 from training.selection import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
-PLAIN = "model.trunk.directions=0 model.trunk.channels=[32,64,64,64,8] model.trunk.strides=[2,2,2,1,1]"
 ROWS = {
     "paper": "paper",
     "best": "best",
-    "contrastive only": "best train.fakes=0",
-    "adversarial only": "best contrast.weight=0 train.real_gradient=1 train.code_gradient=1",
+    "neighbours only": "best train.fakes=0",
+    "adversarial only": "best neighbours.weight=0 train.real_gradient=1 train.code_gradient=1",
     "without framing": "best model.trunk.framing=null",
-    "without edges": f"best {PLAIN} model.trunk.dropout=0",
-    "without neighbours": "best contrast.neighbours=0",
-    "without fakes as negatives": "best contrast.negatives=false",
+    "without neighbours": "best neighbours.count=0",
+    "without random views": "best neighbours.views.area=[1,1] neighbours.views.aspect=1 neighbours.views.shift=0"
+    " neighbours.views.turn=0 neighbours.views.gain=0",
     "without mutual information": "best train.mi_weight=0",
     "without the gradient of the codes": "best train.code_gradient=0",
+    "with the whole gradient of the codes": "best train.code_gradient=1",
     "with the gradient of real or fake": "best train.real_gradient=0.1",
-    "without colour changes": "best contrast.views.mix=0 contrast.views.grey=0 contrast.views.gain=0",
-    "without mirroring": "best contrast.views.flip=0",
     "without a running average": "best train.ema_kimg=0",
 }
-UNTRAINED = {"paper, untrained": "paper", "best, untrained": "best"}
+UNTRAINED = {"paper, untrained": "paper"}
 FLOORS = "floors"
 CLIP = 1e-3  # what the paper's predecessor clipped its features at
 COLUMNS = {
@@ -112,7 +110,7 @@ def make(name: str, seed: int, run: Path, arguments: argparse.Namespace) -> dict
         speeds = [row["train/images_per_second"] for row in read_rows(run / "metrics.jsonl") if "checkpoint" not in row]
         seen = checkpoint["images_seen"]
         cost = {"kimg": seen / 1000, "minutes": seen / median(speeds) / 60}
-    if name in ROWS or isinstance(trunk, EdgeTrunk):  # a plain trunk that never saw a photo keeps its first statistics
+    if name in ROWS:  # a trunk that never saw a photo keeps its first statistics
         photos = open_store(arguments.photos, "stretch")
         settle(trunk, Signed(photos, np.random.default_rng(0).permutation(len(photos))[:NORM_PHOTOS], CPU))
     return cost | {"readings": readings(trunk, arguments.dev, arguments.labels)}
@@ -133,14 +131,19 @@ def readings(trunk: AnyTrunk, dev: str, scheme: str) -> dict[str, Any]:
     """The reports of the trunk's features as exported and, in brackets, read otherwise."""
     store = open_store([dev], "stretch")
     labels = label_photos(store.names, scheme)
-    raw = torch.cat([trunk.features(trunk.resize(batch)) for batch in Signed(store, labels.rows, CPU)])
-    ways: dict[str, Callable[[Tensor], Tensor]] = {"": trunk.finish}
+
+    def read(way: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        features = [way(trunk.resize(batch)) for batch in Signed(store, labels.rows, CPU)]
+        return report(torch.cat(features).numpy(), labels)
+
+    found = {"": read(trunk.features)}
     if isinstance(trunk, EdgeTrunk):
-        ways["(without whitening)"] = lambda features: normalize(features, dim=1)
+        found["(what is not learned)"] = read(trunk.fixed)
+        found["(edges alone)"] = read(lambda photos: normalize(trunk.maps(photos), dim=1))
     else:
-        ways[f"(clipped at ±{CLIP:g})"] = lambda features: features.clamp(-CLIP, CLIP)
-        ways["(of length 1)"] = lambda features: normalize(features, dim=1)
-    return {name: report(way(raw).numpy(), labels) for name, way in ways.items()}
+        found[f"(clipped at ±{CLIP:g})"] = read(lambda photos: trunk.features(photos).clamp(-CLIP, CLIP))
+        found["(of length 1)"] = read(lambda photos: normalize(trunk.features(photos), dim=1))
+    return found
 
 
 def floors(dev: str, scheme: str) -> dict[str, Any]:
@@ -156,7 +159,9 @@ def floors(dev: str, scheme: str) -> dict[str, Any]:
 
 def report(features: np.ndarray, labels: Labels) -> dict[str, Any]:
     """`neighbour_report` at k = 1, 5 and 10."""
-    return {str(k): neighbour_report(features, labels.classes, labels.products, k) for k in (1, 5, 10)}
+    return {
+        str(k): part for k, part in neighbour_reports(features, labels.classes, labels.products, (1, 5, 10)).items()
+    }
 
 
 def table(results: Sequence[dict[str, Any]], order: Sequence[str]) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from infogan.codes import Prior
 from infogan.edges import AnyTrunk
+from infogan.trunk import Trunk
 
 
 class Verdict(NamedTuple):
@@ -17,37 +19,32 @@ class Verdict(NamedTuple):
         real: (N,) logits of being real.
         codes: (N, codes) continuous codes, in −1…1.
         categories: (N, categories) logits of the categorical code.
-        vectors: (N, projection) what the contrastive term compares.
     """
 
     real: Tensor
     codes: Tensor
     categories: Tensor
-    vectors: Tensor
 
 
 class Discriminator(nn.Module):
     """Photo → is it real, and which codes was it made from.
 
     Args:
-        trunk: the shared network.
+        trunk: the shared network, whose features the heads read.
         prior: of the codes to read back.
         hidden: width of the hidden layer of the real/fake head and of the Q head; 0: they are linear.
-        projection: length of the vectors that the contrastive term compares; 0: there is no such head.
+        eyes: convolutions whose features the heads read as well, of the same input size; for a trunk that sees neither
+            colours nor fine detail, by which a generated photo is told. None: there are none.
     """
 
-    def __init__(self, trunk: AnyTrunk, prior: Prior, hidden: int = 0, projection: int = 0) -> None:
+    def __init__(self, trunk: AnyTrunk, prior: Prior, hidden: int = 0, eyes: Trunk | None = None) -> None:
         super().__init__()
         self.trunk = trunk
+        self.eyes = eyes
         self.split = [prior.codes, prior.categories]
-        features = trunk.num_features
+        features = trunk.num_features + (eyes.num_features if eyes else 0)
         self.real_head = head(features, hidden, 1)
         self.q_head = head(features, hidden, sum(self.split))
-        self.projection: nn.Module | None = None
-        if projection:
-            # Batch norm, here of 1×1 maps, takes away what all photos share, or their cosines would all be near 1.
-            linear = nn.Linear(features, projection, bias=False)
-            self.projection = nn.Sequential(linear, nn.Unflatten(1, (-1, 1, 1)), nn.BatchNorm2d(projection))
 
     def forward(self, photos: Tensor, real_share: float = 1.0, code_share: float = 1.0) -> Verdict:
         """Photos as the trunk's `resize` leaves them, (N, 3, height, width) float in −1…1, to what the heads say.
@@ -55,10 +52,10 @@ class Discriminator(nn.Module):
         Of the gradients that the two heads send back, the trunk gets these shares: 0 is a stop-gradient.
         """
         features = self.trunk.features(photos)
-        real = self.real_head(share(features, real_share)).squeeze(1)
-        codes, categories = self.q_head(share(features, code_share)).split(self.split, dim=1)
-        vectors = self.projection(features).flatten(1) if self.projection else features.new_empty(len(features), 0)
-        return Verdict(real, codes.tanh(), categories, vectors)
+        seen = [self.eyes.features(photos)] if self.eyes else []
+        real = self.real_head(torch.cat([share(features, real_share), *seen], 1)).squeeze(1)
+        codes, categories = self.q_head(torch.cat([share(features, code_share), *seen], 1)).split(self.split, dim=1)
+        return Verdict(real, codes.tanh(), categories)
 
 
 def head(features: int, hidden: int, outputs: int) -> nn.Module:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize, pad
+from torch.nn.functional import pad
 
 from infogan.dropout import Dropout
 from infogan.photo import SIZE
@@ -96,7 +96,6 @@ class Trunk(nn.Module):
             height, width = -(-height // stride), -(-width // stride)
         self.map_size = (channels[-1], height, width)
         self.num_features = channels[-1] * height * width
-        self.finish: nn.Module = nn.Identity()
 
     def features(self, photos: Tensor) -> Tensor:
         """(N, 3, *input_size) float in −1…1 → (N, num_features)."""
@@ -104,50 +103,7 @@ class Trunk(nn.Module):
 
     def forward(self, photos: Tensor) -> Tensor:
         """(N, 3, 128, 128) float in −1…1 → (N, num_features)."""
-        return self.finish(self.features(self.resize(photos)))
-
-
-class Whitening(nn.Module):
-    """Features of length 1, whose few strongest directions are weakened: what most photos share tells them least apart.
-
-    x ← x / |x| − μ, then along each of the strongest principal axes x is divided by (λ / λ₀) to a power, where λ is the
-    variance along it and λ₀ that along the first axis left alone; then again x ← x / |x|, so that Euclidean distance
-    orders like the cosine. Estimated from photos, by `fit`; until then only the lengths change.
-
-    Args:
-        num_features: D.
-        directions: how many axes are weakened.
-        power: 1 whitens them, 0 leaves them as they are; what lies between is partial.
-    """
-
-    mean: Tensor
-    axes: Tensor
-    gains: Tensor
-
-    def __init__(self, num_features: int, directions: int, power: float) -> None:
-        super().__init__()
-        self.power = power
-        self.register_buffer("mean", torch.zeros(num_features))
-        self.register_buffer("axes", torch.zeros(num_features, directions))
-        self.register_buffer("gains", torch.zeros(directions))
-
-    @torch.no_grad()
-    def fit(self, features: Tensor) -> None:
-        """Estimate from (N, D) features as they come in."""
-        unit = normalize(features.double(), dim=1)
-        mean = unit.mean(0)
-        variances, axes = torch.linalg.eigh((unit - mean).T @ (unit - mean) / len(unit))  # in ascending order
-        count = len(self.gains)
-        variances, axes = variances.flip(0), axes.flip(1)
-        floor = variances[count].clamp_min(torch.finfo(variances.dtype).eps)
-        self.mean.copy_(mean)
-        self.axes.copy_(axes[:, :count])
-        self.gains.copy_((variances[:count].clamp_min(floor) / floor) ** (-self.power / 2) - 1)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(N, D) → (N, D) of length 1."""
-        centred = normalize(features, dim=1) - self.mean
-        return normalize(centred + (centred @ self.axes * self.gains) @ self.axes.T, dim=1)
+        return self.features(self.resize(photos))
 
 
 class PhotoToFeatures(nn.Module):
@@ -163,15 +119,16 @@ class PhotoToFeatures(nn.Module):
 
 @torch.no_grad()
 def settle(trunk: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Replace what the trunk knows of its photos as a whole by what holds over real batches, as in use.
+    """Replace the running statistics of a trunk's batch norms, which mix real and generated photos, by real ones'.
 
-    The running statistics of its batch norms, which mix real and generated photos: each layer's are gathered with the
-    layers before it normalising by batch, as in training, and with dropout off. Then the whitening, where there is one.
-    `batches` are (N, 3, 128, 128) float in −1…1; they are read twice where there is a whitening, so an iterator will
-    not do. Leaves the trunk in evaluation mode.
+    Each layer's are gathered with the layers before it normalising by batch, as in training, and with dropout off.
+    `batches` are (N, 3, 128, 128) float in −1…1; they are not read where there is no batch norm. Leaves the trunk in
+    evaluation mode.
     """
     trunk.eval()
     norms = [module for module in trunk.modules() if isinstance(module, nn.BatchNorm2d)]
+    if not norms:
+        return
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
@@ -182,5 +139,3 @@ def settle(trunk: nn.Module, batches: Iterable[Tensor]) -> None:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     trunk.eval()
-    if isinstance(finish := trunk.finish, Whitening):
-        finish.fit(torch.cat([trunk.features(trunk.resize(batch)) for batch in batches]))  # type: ignore[operator]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,23 +31,41 @@ def neighbour_report(features: np.ndarray, classes: np.ndarray, products: np.nda
     Raises:
         UserError: k is not in 1 … N − 1.
     """
+    return neighbour_reports(features, classes, products, [k])[k]
+
+
+def neighbour_reports(
+    features: np.ndarray, classes: np.ndarray, products: np.ndarray, ks: Sequence[int]
+) -> dict[int, dict[str, Any]]:
+    """`neighbour_report` for several k, by one search."""
     count = len(features)
-    if not 1 <= k < count:
-        raise UserError(f"k is {k}; with {count:,} labelled photos it must be in 1 … {count - 1:,}")
+    for k in ks:
+        if not 1 <= k < count:
+            raise UserError(f"k is {k}; with {count:,} labelled photos it must be in 1 … {count - 1:,}")
     # Distances are differences: without the mean, which all photos share, float32 keeps more of them.
     features = np.ascontiguousarray(features - features.mean(axis=0), dtype=np.float32)
     largest_product = int(np.unique(products, return_counts=True)[1].max())
-    depth = min(count, max(k, MAP_DEPTH) + largest_product)
+    depth = min(count, max([*ks, MAP_DEPTH]) + largest_product)
     scores = [
-        _score(features, classes, products, np.arange(start, min(start + _BLOCK, count)), k, depth)
+        _score(features, classes, products, np.arange(start, min(start + _BLOCK, count)), ks, depth)
         for start in range(0, count, _BLOCK)
     ]
-    precision, other, average = (np.concatenate(parts) for parts in zip(*scores, strict=True))
+    average, *precisions = (np.concatenate(parts) for parts in zip(*scores, strict=True))
+    return {
+        k: _report(k, classes, precision, other, average)
+        for k, precision, other in zip(ks, precisions[::2], precisions[1::2], strict=True)
+    }
+
+
+def _report(
+    k: int, classes: np.ndarray, precision: np.ndarray, other: np.ndarray, average: np.ndarray
+) -> dict[str, Any]:
+    """Means over all queries and over each class's, from the figures of each query, (N,)."""
     names = np.unique(classes)
     masks = [classes == name for name in names]
     return {
         "k": k,
-        "n": count,
+        "n": len(classes),
         "precision_at_k": _mean(precision),
         "precision_at_k_other_product": _mean(other),
         "macro_precision_at_k": _mean(np.array([precision[mask].mean() for mask in masks])),
@@ -64,19 +83,19 @@ def neighbour_report(features: np.ndarray, classes: np.ndarray, products: np.nda
 
 
 def _score(
-    features: np.ndarray, classes: np.ndarray, products: np.ndarray, queries: np.ndarray, k: int, depth: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Precision at k, the same among other products, and average precision at 100 of each query: three (Q,) arrays."""
+    features: np.ndarray, classes: np.ndarray, products: np.ndarray, queries: np.ndarray, ks: Sequence[int], depth: int
+) -> list[np.ndarray]:
+    """Average precision at 100 of each query; then, for each k, precision at k and that among other products: (Q,)."""
     _, found = nearest(features, features[queries], depth)
     right = classes[found] == classes[queries, None]
     others = found != queries[:, None]  # by position: a duplicate of the query is a neighbour like any other
     class_sizes = dict(zip(*np.unique(classes, return_counts=True), strict=True))
     relevant = np.array([class_sizes[name] - 1 for name in classes[queries]])
-    return (
-        precision_at(right, others, k),
-        precision_at(right, others & (products[found] != products[queries, None]), k),
+    strangers = others & (products[found] != products[queries, None])
+    return [
         average_precision(right, others, relevant),
-    )
+        *(precision_at(right, counted, k) for k in ks for counted in (others, strangers)),
+    ]
 
 
 def precision_at(right: np.ndarray, counted: np.ndarray, k: int) -> np.ndarray:

@@ -28,7 +28,7 @@ STATUS = {
     "loss/d_fake": "d_fake",
     "loss/mi": "mi",
     "loss/category": "category",
-    "loss/contrast": "contrast",
+    "loss/neighbours": "neighbours",
     "d/real_mean": "D(x)",
     "d/fake_mean": "D(G)",
 }

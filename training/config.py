@@ -62,8 +62,14 @@ class TrunkConfig:
     input_size: list[int] = field(default_factory=lambda: [64, 96])
     dropout: float = 0.5
     directions: int = 0
-    blocks: int = 0
+    hidden: int = 0
     framing: float | None = None
+
+
+@dataclass
+class EyesConfig:
+    channels: list[int] = field(default_factory=list)
+    strides: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -80,18 +86,15 @@ class ModelConfig:
     codes: int = 8
     categories: int = 0
     hidden: int = 0
-    projection: int = 0
     trunk: TrunkConfig = field(default_factory=TrunkConfig)
+    eyes: EyesConfig = field(default_factory=EyesConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
 
 
 @dataclass
-class ContrastConfig:
+class NeighboursConfig:
     weight: float = 0
-    temperature: float = 0.1
-    neighbours: int = 0
-    refresh_kimg: float = 300
-    negatives: bool = True
+    count: int = 5
     views: Views = field(default_factory=Views)
 
 
@@ -100,6 +103,7 @@ class TrainConfig:
     kimg: float = 2000
     batch_size: int = 64
     fakes: int | None = None
+    views: Views | None = None
     lr_discriminator: float = 2e-4
     lr_generator: float = 1e-3
     betas: list[float] = field(default_factory=lambda: [0.5, 0.999])
@@ -128,7 +132,7 @@ class Config:
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    contrast: ContrastConfig = field(default_factory=ContrastConfig)
+    neighbours: NeighboursConfig = field(default_factory=NeighboursConfig)
 
 
 def load_config(path: str | Path | None, overrides: list[str]) -> DictConfig:
@@ -235,28 +239,21 @@ def check_config(config: DictConfig) -> None:
     Raises:
         UserError: for the first such value.
     """
-    model, train, contrast = config.model, config.train, config.contrast
+    model, train, neighbours = config.model, config.train, config.neighbours
     rules = [
         ("data.fit", config.data.fit in FITS, f"one of {', '.join(FITS)}"),
         ("name", re.fullmatch(r"[\w.-]+", config.name) is not None, "letters, digits, dots and dashes"),
         ("seed", 0 <= config.seed < 2**63, "0 or more, and less than 2⁶³"),
         ("model.codes", model.codes >= 1, "1 or more"),
-        ("model.trunk.channels", _positive(model.trunk.channels), "a list of numbers ≥ 1"),
+        *_stage_rules(model, "trunk", needed=model.trunk.directions == 0),
+        *_stage_rules(model, "eyes", needed=False),
         *_edge_rules(model.trunk),
-        (
-            "model.trunk.strides",
-            len(model.trunk.strides) == len(model.trunk.channels) or model.trunk.directions > 0,
-            "as long as model.trunk.channels",
-        ),
-        ("model.trunk.strides", set(model.trunk.strides) <= {1, 2}, "1 or 2 for each stage"),
         ("model.trunk.input_size", _positive(model.trunk.input_size, 2), "two numbers, height and width"),
         ("model.trunk.dropout", 0 <= model.trunk.dropout <= 0.99, "in 0 … 0.99"),
         ("model.trunk.directions", model.trunk.directions >= 0, "0 or more"),
-        ("model.trunk.blocks", model.trunk.blocks >= 0, "0 or more"),
         ("model.trunk.framing", model.trunk.framing is None or 0 <= model.trunk.framing <= 1, "null or in 0 … 1"),
         ("model.categories", model.categories == 0 or model.categories >= 2, "0, or 2 or more"),
         ("model.hidden", model.hidden >= 0, "0 or more"),
-        ("model.projection", model.projection >= 0, "0 or more"),
         ("model.generator.growth", model.generator.growth in GROWTHS, f"one of {', '.join(GROWTHS)}"),
         ("model.generator.noise", model.generator.noise >= 1, "1 or more"),
         ("model.generator.channels", _positive(model.generator.channels), "a list of numbers ≥ 1"),
@@ -268,20 +265,25 @@ def check_config(config: DictConfig) -> None:
         ("train.fakes", train.fakes is None or train.fakes >= 0, "null or 0 or more"),
         (
             "train.fakes",
-            train.fakes != 0 or contrast.weight > 0,
-            "more where contrast.weight is 0",
+            train.fakes is None or train.fakes <= train.batch_size,
+            "null or at most train.batch_size",
+        ),
+        (
+            "train.fakes",
+            train.fakes != 0 or neighbours.weight > 0,
+            "more where neighbours.weight is 0",
         ),
         ("train.real_gradient", 0 <= train.real_gradient <= 1, "in 0 … 1"),
         ("train.code_gradient", 0 <= train.code_gradient <= 1, "in 0 … 1"),
-        ("contrast.weight", 0 <= contrast.weight < math.inf, "0 or more"),
-        ("contrast.weight", contrast.weight == 0 or model.projection > 0, "0, or set model.projection"),
-        ("contrast.temperature", 0 < contrast.temperature < math.inf, "more than 0"),
-        ("contrast.neighbours", contrast.neighbours >= 0, "0 or more"),
-        ("contrast.refresh_kimg", contrast.refresh_kimg >= 1, "1 or more"),
-        ("contrast.views.crop", 0 < contrast.views.crop <= 1, "in 0 … 1, and not 0"),
-        ("contrast.views.aspect", 1 <= contrast.views.aspect <= 4, "in 1 … 4"),
-        *((f"contrast.views.{key}", 0 <= contrast.views[key] <= 1, "in 0 … 1") for key in ("flip", "mix", "grey")),
-        ("contrast.views.gain", 0 <= contrast.views.gain <= 2, "in 0 … 2"),
+        *_view_rules("train.views", train.views),
+        ("neighbours.weight", 0 <= neighbours.weight < math.inf, "0 or more"),
+        (
+            "neighbours.weight",
+            neighbours.weight == 0 or model.trunk.directions > 0,
+            "0 where model.trunk.directions is 0",
+        ),
+        ("neighbours.count", neighbours.count >= 0, "0 or more"),
+        *_view_rules("neighbours.views", neighbours.views),
         ("train.lr_discriminator", 0 < train.lr_discriminator < math.inf, "more than 0"),
         ("train.lr_generator", 0 < train.lr_generator < math.inf, "more than 0"),
         ("train.betas", len(train.betas) == 2 and all(0 <= beta < 1 for beta in train.betas), "two numbers in 0 … 1"),
@@ -312,9 +314,33 @@ def _edge_rules(trunk: DictConfig) -> list[tuple[str, bool, str]]:
     if not trunk.directions:
         return []
     return [
-        ("model.trunk.channels", len(trunk.channels) == 2, "two numbers, of the residual network and of the map"),
-        ("model.trunk.channels", list(trunk.channels)[-1] >= trunk.directions, "last at least model.trunk.directions"),
+        ("model.trunk.channels", not trunk.channels, "[] where model.trunk.directions is not 0"),
+        ("model.trunk.hidden", trunk.hidden >= 1, "1 or more where model.trunk.directions is not 0"),
         ("model.trunk.input_size", all(side % 8 == 0 for side in trunk.input_size), "multiples of 8"),
+    ]
+
+
+def _stage_rules(model: DictConfig, part: str, needed: bool) -> list[tuple[str, bool, str]]:
+    """What the convolutions of the trunk or of the discriminator's own eyes must be like."""
+    key, channels, strides = f"model.{part}", model[part].channels, model[part].strides
+    return [
+        (f"{key}.channels", all(value >= 1 for value in channels) and (len(channels) > 0 or not needed), "numbers ≥ 1"),
+        (f"{key}.strides", len(strides) == len(channels), f"as long as {key}.channels"),
+        (f"{key}.strides", set(strides) <= {1, 2}, "1 or 2 for each stage"),
+    ]
+
+
+def _view_rules(key: str, views: DictConfig | None) -> list[tuple[str, bool, str]]:
+    """What random views may be like, where there are any."""
+    if views is None:
+        return []
+    area = list(views.area)
+    return [
+        (f"{key}.area", len(area) == 2 and 0 < area[0] <= area[1] <= 4, "two numbers in 0 … 4, not 0, in order"),
+        (f"{key}.aspect", 1 <= views.aspect <= 4, "in 1 … 4"),
+        (f"{key}.shift", 0 <= views.shift <= 1, "in 0 … 1"),
+        (f"{key}.turn", 0 <= views.turn <= 180, "in 0 … 180"),
+        (f"{key}.gain", 0 <= views.gain <= 2, "in 0 … 2"),
     ]
 
 

@@ -14,12 +14,12 @@ from torch.optim import Adam
 
 from infogan.codes import category_loss, mutual_information_loss
 from infogan.discriminator import Verdict
-from infogan.edges import AnyTrunk
-from infogan.losses import contrastive_loss, fake_loss, generator_loss, real_loss
+from infogan.edges import EdgeTrunk
+from infogan.losses import fake_loss, generator_loss, neighbour_loss, real_loss
 from infogan.norm import make_global
 from infogan.trunk import to_signed
 from infogan.views import Views
-from training.neighbours import nearest
+from training.neighbours import get_acquainted, in_parts
 from training.networks import build_discriminator, build_generator
 from training.photos import PhotoBatches
 
@@ -35,13 +35,14 @@ class Draws(NamedTuple):
     Attributes:
         latent: (fakes, prior.size).
         choice: (N,) uniform in 0…1, which neighbour is a photo's partner.
-        real, partner, fake, fake_again: (17, N) or (17, fakes), for `Views`; fakes are seen by either player.
+        view: (6, N), for the views of photos whose neighbours are to be told.
+        real, fake, fake_again: (6, fakes), for the views that are judged; fakes are seen by either player.
     """
 
     latent: Tensor
     choice: Tensor
+    view: Tensor
     real: Tensor
-    partner: Tensor
     fake: Tensor
     fake_again: Tensor
 
@@ -60,8 +61,9 @@ class InfoGAN(pl.LightningModule):
             are functions of (seed, images_seen, rank), so no random state needs saving.
         metrics: of the last step and this process, scalars on the device, in the order in which they were computed.
         fakes: photos that the generator makes for each step, by all processes; 0: there is no adversary.
-        photos: where partners of contrastive learning are read; whoever trains the module sets it.
-        neighbours: (photos, k) int32, the photos that are partners of each; None: each is its own.
+        photos: where neighbours are read; whoever trains the module sets it.
+        neighbours: (photos, k) int32, the nearest of each; k is 0 where each is its own. None: not found yet, or not
+            needed.
         ema_trunk, ema_generator: running averages of the weights, where the config asks for them.
     """
 
@@ -74,9 +76,10 @@ class InfoGAN(pl.LightningModule):
         self.config = config
         self.images_seen = 0
         self.metrics: dict[str, Tensor] = {}
-        train, contrast = config.train, config.contrast
+        train, neighbours = config.train, config.neighbours
         self.fakes = train.batch_size if train.fakes is None else train.fakes
-        self.views = Views(**contrast.views) if contrast.weight else None
+        self.views = None if train.views is None else Views(**train.views)
+        self.neighbour_views = Views(**neighbours.views) if neighbours.weight else None
         self.photos: PhotoBatches | None = None
         self.neighbours: Tensor | None = None
         self._start = start
@@ -125,7 +128,7 @@ class InfoGAN(pl.LightningModule):
         Every loss is a mean over photos, so that the gradients' mean over processes is that of the whole batch.
         """
         generator_optimizer, discriminator_optimizer = cast(list[Any], self.optimizers())
-        self._find_neighbours()
+        self._get_acquainted()
         draws = self._draw(len(batch))
         real = to_signed(batch).to(self.dtype)
         fake = self.generator(draws.latent) if self.fakes else None
@@ -145,35 +148,38 @@ class InfoGAN(pl.LightningModule):
         self.images_seen += self.config.train.batch_size
 
     def _discriminator_loss(self, real: Tensor, fake: Tensor | None, draws: Draws) -> Tensor:
-        """Adversarial, mutual-information and contrastive terms, as far as the config has them."""
-        train, contrast = self.config.train, self.config.contrast
-        shares = train.real_gradient, train.code_gradient
-        inputs = self._inputs(real, draws.real)
-        if self.views is not None:
-            partners = self._inputs(self._partners(real, draws.choice), draws.partner, still=False)
-            inputs = torch.cat([inputs, partners])
-        on_real = self._judge(inputs, *shares)
-        on_fake = None if fake is None else self._judge(self._inputs(fake.detach(), draws.fake), *shares)
-        loss = real.new_zeros(())
-        if on_fake is not None:
-            real_logits = on_real.real[: len(real)]  # of the photos as they are but for cropping, like the fakes
-            loss_real, loss_fake = real_loss(real_logits), fake_loss(on_fake.real)
+        """Adversarial and mutual-information terms, and that of the neighbours, as far as the config has them."""
+        train, loss = self.config.train, real.new_zeros(())
+        if fake is not None:
+            shares = train.real_gradient, train.code_gradient
+            judged = real[: len(fake)]  # no more of the ones than of the others
+            on_real = self._judge(self._inputs(judged, draws.real), *shares)
+            on_fake = self._judge(self._inputs(fake.detach(), draws.fake), *shares)
+            loss_real, loss_fake = real_loss(on_real.real), fake_loss(on_fake.real)
             loss = loss_real + loss_fake + self._information(draws.latent, on_fake)[0]
-            real_logits, fake_logits = real_logits.detach(), on_fake.real.detach()
+            real_logits, fake_logits = on_real.real.detach(), on_fake.real.detach()
             self.metrics |= {
                 "loss/d_real": loss_real.detach(),
                 "loss/d_fake": loss_fake.detach(),
                 "d/real_mean": real_logits.sigmoid().mean(),
                 "d/fake_mean": fake_logits.sigmoid().mean(),
-                **health(real_logits, fake_logits, real, cast(Tensor, fake).detach()),
+                **health(real_logits, fake_logits, judged, fake.detach()),
             }
-        if self.views is not None:
-            others = on_fake.vectors if on_fake is not None and contrast.negatives else None
-            first, second = on_real.vectors.chunk(2)
-            apart, found = contrastive_loss(first, second, others, contrast.temperature)
-            loss = loss + contrast.weight * apart.to(loss.dtype)
-            self.metrics |= {"loss/contrast": apart.detach(), "contrast/found": found}
+        if self.neighbour_views is not None:
+            apart = self._neighbour_loss(real, draws)
+            loss = loss + self.config.neighbours.weight * apart
+            self.metrics["loss/neighbours"] = apart.detach()
         return loss
+
+    def _neighbour_loss(self, real: Tensor, draws: Draws) -> Tensor:
+        """How far from a photo's neighbour the trunk expects it, when shown a random view of the photo."""
+        trunk = cast(EdgeTrunk, self.discriminator.trunk)
+        views = cast(Views, self.neighbour_views)
+        with torch.no_grad():
+            shown = views(real, trunk.resize.frames(real), trunk.input_size, draws.view)
+            inputs = in_parts(trunk.fixed, shown)
+            wanted = in_parts(lambda part: trunk.fixed(trunk.resize(part)), self._partners(real, draws.choice))
+        return neighbour_loss(trunk.guess(inputs).to(self.dtype), wanted.to(self.dtype))
 
     def _generator_loss(self, fake: Tensor, draws: Draws) -> Tensor:
         """Adversarial and mutual-information terms."""
@@ -197,40 +203,42 @@ class InfoGAN(pl.LightningModule):
         """In mixed precision too, losses and curves are at that of the weights."""
         return Verdict(*(part.to(self.dtype) for part in self.discriminator(inputs, *shares)))
 
-    def _inputs(self, photos: Tensor, draws: Tensor, still: bool = True) -> Tensor:
-        """What the discriminator sees of photos: random views of them, or, without a contrastive term, the whole frame.
-
-        Only the partners' views are mirrored and change their colours. So neither tells whose partner is whose, and the
-        generator learns both all the same.
-        """
+    def _inputs(self, photos: Tensor, draws: Tensor) -> Tensor:
+        """What the discriminator sees of photos: random views of them, or the whole frame."""
         trunk = self.discriminator.trunk
         if self.views is None:
             return trunk.resize(photos)
-        return self.views(photos, trunk.resize.frames(photos), trunk.input_size, draws, still)
+        return self.views(photos, trunk.resize.frames(photos), trunk.input_size, draws)
 
     def _partners(self, real: Tensor, choice: Tensor) -> Tensor:
-        """For each photo of the step one to be like it: a random one of its neighbours, or itself."""
-        if self.neighbours is None:
+        """For each photo of the step one that is like it: a random one of its neighbours, or itself."""
+        known = cast(Tensor, self.neighbours)
+        if not known.shape[1]:
             return real
         assert self.photos is not None
-        rows = self.photos.indices(self.images_seen)
-        known = self.neighbours[torch.from_numpy(rows)]
-        partners = known.gather(1, (choice * known.shape[1]).long().cpu().unsqueeze(1)).squeeze(1).numpy()
+        rows = torch.from_numpy(self.photos.indices(self.images_seen))
+        chosen = (choice * known.shape[1]).long().cpu().unsqueeze(1)
+        partners = known[rows].gather(1, chosen).squeeze(1).numpy()
         return to_signed(self.photos.read(partners).to(real.device)).to(real.dtype)
 
-    def _find_neighbours(self) -> None:
-        """Every so many images, let the averaged trunk say anew which photos are alike: the first process's for all."""
-        contrast, batch_size = self.config.contrast, self.config.train.batch_size
-        if not contrast.weight or not contrast.neighbours:
-            return
-        every = round(contrast.refresh_kimg * 1000)
-        if self.neighbours is not None and (self.images_seen % every) >= batch_size:
+    def _get_acquainted(self) -> None:
+        """Before the first step, estimate what a trunk of edges does not learn, and find neighbours by that.
+
+        The first process does it for all.
+        """
+        trunk = self.discriminator.trunk
+        if not isinstance(trunk, EdgeTrunk) or self.neighbours is not None:
             return
         assert self.photos is not None
         if self.global_rank == 0:
-            trunk = cast(AnyTrunk, self.ema_trunk or self.discriminator.trunk)
-            self.neighbours = nearest(trunk, self.photos.store, contrast.neighbours, self.config.seed)
-        self.neighbours = self.trainer.strategy.broadcast(self.neighbours)
+            count = self.config.neighbours.count
+            with torch.autocast(self.device.type, enabled=False):
+                self.neighbours = get_acquainted(trunk, self.photos.store, count, self.config.seed)
+        known = dict(trunk.named_buffers())
+        self.neighbours, known = self.trainer.strategy.broadcast((self.neighbours, known))
+        for network in (trunk, self.ema_trunk):
+            for name, buffer in network.named_buffers() if network is not None else ():
+                buffer.copy_(known[name])
 
     def _draw(self, count: int) -> Draws:
         """The step's chances: this process's rows, `count` of photos, of what one process alone would draw.
@@ -240,8 +248,7 @@ class InfoGAN(pl.LightningModule):
         seed, rank, world = self.config.seed, self.global_rank, self.trainer.world_size
         torch.manual_seed(step_seed(seed, self.images_seen))
         latent = self.generator.prior.sample(self.fakes, self.device)
-        counts = {"choice": count, "real": count, "partner": count}
-        counts |= dict.fromkeys(("fake", "fake_again"), self.fakes // world)
+        counts = {"choice": count, "view": count} | dict.fromkeys(("real", "fake", "fake_again"), self.fakes // world)
         draws = {name: Views.draw(part * world, self.device).chunk(world, 1)[rank] for name, part in counts.items()}
         torch.manual_seed(step_seed(seed, self.images_seen, rank + 1))
         return Draws(latent.chunk(world)[rank], **draws | {"choice": draws["choice"][0]})

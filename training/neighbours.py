@@ -1,44 +1,52 @@
-"""Which photos a trunk takes for most alike: the partners of contrastive learning, found without labels."""
+"""What a trunk of edges is told of its photos before it learns: their statistics, and which are most alike."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from infogan.edges import AnyTrunk
-from infogan.trunk import settle
+from infogan.edges import AnyTrunk, EdgeTrunk
+from infogan.weakening import nearest_others
 from training.photos import PhotoStore, Signed
 
 GALLERY = 40_000  # photos that are looked among, at most: time and memory grow with it
-_SETTLING = 2048
-_BATCH = 256
+_CACHED = 8
 
 
 @torch.no_grad()
-def nearest(trunk: AnyTrunk, store: PhotoStore, k: int, seed: int) -> Tensor:
-    """Each photo's k Euclidean nearest others, among all of them or a fixed random choice of 40,000.
+def get_acquainted(trunk: EdgeTrunk, store: PhotoStore, k: int, seed: int) -> Tensor:
+    """Fit the trunk, where it is not, and find each photo's k Euclidean nearest others by its fixed features.
 
-    By a copy of the trunk as it would be exported, on its device. (photos, k) int32 on the CPU, nearest first.
+    Both among all photos or a fixed random choice of 40,000. (photos, k) int32 on the CPU, nearest first; k is made
+    smaller where there are not so many others.
     """
-    trunk = alone(trunk)
     device = next(trunk.parameters()).device
-    order = np.random.default_rng(seed).permutation(len(store))
-    settle(trunk, Signed(store, order[:_SETTLING], device))
-    chosen = np.sort(order[:GALLERY])
-    gallery = torch.cat([trunk(batch) for batch in Signed(store, chosen, device)])
+    dtype = next(trunk.parameters()).dtype
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(store))[:GALLERY])
+
+    def maps(rows: np.ndarray) -> Tensor:
+        batches = Signed(store, rows, device)
+        return torch.cat([in_parts(lambda part: trunk.maps(trunk.resize(part.to(dtype))), batch) for batch in batches])
+
+    def fixed(rows: np.ndarray) -> Tensor:
+        return trunk.likeness(trunk.spread(trunk.facing(maps(rows))))
+
+    gallery = fixed(chosen) if trunk.fitted else trunk.fit(maps(chosen))
     positions = torch.from_numpy(chosen).to(device)
-    squares = gallery.square().sum(1)
-    found, start = [], 0
-    everyone = map(trunk, Signed(store, np.arange(len(store)), device))
-    for queries in gallery.split(_BATCH) if len(chosen) == len(store) else everyone:
-        distances = squares - 2 * queries @ gallery.T  # less |query|², the same for all
-        itself = torch.arange(start, start + len(queries), device=device).unsqueeze(1) == positions
-        found.append(positions[distances.masked_fill(itself, torch.inf).topk(k, largest=False).indices].int().cpu())
-        start += len(queries)
-    return torch.cat(found)
+    k = min(k, len(chosen) - 1)
+    if len(chosen) == len(store):
+        return nearest_others(gallery, 0, gallery, positions, k).int().cpu()
+    parts = np.array_split(np.arange(len(store)), -(-len(store) // GALLERY))
+    return torch.cat([nearest_others(fixed(rows), int(rows[0]), gallery, positions, k).int().cpu() for rows in parts])
+
+
+def in_parts(function: Callable[[Tensor], Tensor], photos: Tensor) -> Tensor:
+    """What a function of photos gives, on a CPU by few photos at a time: so many as its cache holds edges of."""
+    return torch.cat([function(part) for part in photos.split(_CACHED if photos.device.type == "cpu" else len(photos))])
 
 
 def alone(trunk: AnyTrunk) -> AnyTrunk:

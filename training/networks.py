@@ -18,7 +18,7 @@ from infogan.trunk import Trunk
 def build_trunk(part: DictConfig) -> AnyTrunk:
     """The trunk that a config's `model.trunk` section describes."""
     if part.directions:
-        return EdgeTrunk(part.directions, list(part.channels), part.blocks, list(part.input_size), part.framing)
+        return EdgeTrunk(part.directions, part.hidden, part.dropout, list(part.input_size), part.framing)
     return Trunk(part.channels, part.strides, part.input_size, part.dropout)
 
 
@@ -29,7 +29,10 @@ def build_prior(model: DictConfig) -> Prior:
 
 def build_discriminator(model: DictConfig) -> Discriminator:
     """The discriminator that a config's `model` section describes."""
-    return Discriminator(build_trunk(model.trunk), build_prior(model), model.hidden, model.projection)
+    trunk, eyes = build_trunk(model.trunk), None
+    if model.eyes.channels:
+        eyes = Trunk(model.eyes.channels, model.eyes.strides, trunk.input_size, 0.0)
+    return Discriminator(trunk, build_prior(model), model.hidden, eyes)
 
 
 def build_generator(model: DictConfig) -> Generator:

@@ -68,7 +68,7 @@ def test_what_is_framed_is_area_averaged_and_goes_on_beyond_the_border() -> None
 
 
 def test_a_view_without_chances_is_the_frame() -> None:
-    views = Views(crop=1.0, aspect=1.0, flip=0.0, mix=0.0, grey=0.0, gain=0.0)
+    views = Views(area=[1.0, 1.0], aspect=1.0)
     photos = torch.cat([ellipse(0.2, -0.1, 0.5, 0.4), ellipse(-0.3, 0.2, 0.4, 0.3)])
     resize = FramedResize((64, 64), 1.0)
     seen = views(photos, resize.frames(photos), (64, 64), Views.draw(2, torch.device("cpu")))

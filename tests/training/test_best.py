@@ -12,7 +12,6 @@ from omegaconf import DictConfig
 
 from infogan.edges import EdgeTrunk
 from infogan.errors import UserError
-from infogan.trunk import settle
 from retrieval.extractor import Extractor
 from tests.conftest import ROOT
 from tests.training.test_run import same
@@ -20,16 +19,16 @@ from training import neighbours
 from training.config import load_config
 from training.exporting import export
 from training.fit import fit
-from training.neighbours import nearest
+from training.neighbours import get_acquainted
 from training.photos import Signed, open_store
 from training.run import checkpoints, load_checkpoint
 from training.selection import read_rows
 
 NARROW = [
-    *("model.trunk.channels=[8,8]", "model.trunk.blocks=1", "model.trunk.directions=4", "model.projection=16"),
+    *("model.trunk.directions=4", "model.trunk.hidden=8", "model.eyes.channels=[8,4]", "model.eyes.strides=[2,2]"),
     *("model.generator.channels=[8,8,3]", "model.generator.noise=4", "model.codes=2", "model.categories=3"),
     *("model.hidden=8", "train.batch_size=8", "train.fakes=4", "train.checkpoint_kimg=1", "train.status_kimg=0.008"),
-    *("probe.photos=32", "contrast.refresh_kimg=1", "contrast.neighbours=3", "data.fit=pad"),
+    *("probe.photos=32", "neighbours.count=3", "data.fit=pad"),
 ]
 
 
@@ -40,19 +39,23 @@ def narrow(photos: Path, run: Path, kimg: float, *overrides: str) -> DictConfig:
 
 @pytest.fixture(scope="module")
 def best(catalogue: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of six steps that finds its neighbours twice."""
-    return fit(narrow(catalogue, tmp_path_factory.mktemp("best") / "run", 0.048, "contrast.refresh_kimg=1"))  # type: ignore
+    """A run of six steps."""
+    return fit(narrow(catalogue, tmp_path_factory.mktemp("best") / "run", 0.048))  # type: ignore[return-value]
 
 
 def test_every_term_has_its_curve_and_every_part_moves(best: Path, catalogue: Path, tmp_path: Path) -> None:
     rows = [row for row in read_rows(best / "metrics.jsonl") if "checkpoint" not in row]
     assert len(rows) == 6
     for row in rows:
-        assert {"loss/contrast", "contrast/found", "loss/category", "loss/mi", "loss/g", "g/diversity"} <= row.keys()
+        assert {"loss/neighbours", "loss/category", "loss/mi", "loss/g", "g/diversity"} <= row.keys()
     fit(narrow(catalogue, tmp_path / "one", 0.008))
     before, after = (load_checkpoint(checkpoints(run)[-1])["state_dict"] for run in (tmp_path / "one", best))
-    learned = {name for name, value in before.items() if value.is_floating_point() and "finish." not in name}
-    assert not [name for name in learned if torch.equal(before[name], after[name])]
+    told = (".facing.", ".spread.", ".likeness.")  # before the first step, and never again
+    for name, value in before.items():
+        if value.is_floating_point():
+            assert torch.equal(value, after[name]) == any(part in name for part in told), name
+    assert before["discriminator.trunk.fitted"] and before["ema_trunk.fitted"]
+    assert before["ema_trunk.likeness.gains"].abs().max() > 0
 
 
 def test_resume_is_exact_with_neighbours(best: Path, catalogue: Path, tmp_path: Path) -> None:
@@ -68,7 +71,7 @@ def test_an_exported_trunk_is_the_same_in_all_forms(best: Path, catalogue: Path,
     features = Extractor.load(directory)(sorted(catalogue.rglob("*.jpg"))[:9])
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-5)
     content = json.loads((directory / "config.json").read_text())
-    assert content["num_features"] == features.shape[1] == 8 * 12 * 16
+    assert content["num_features"] == features.shape[1] == 4 * 12 * 16
     assert str(ROOT).encode() not in (directory / "model.pt2").read_bytes()  # nor any other path of this machine
 
 
@@ -76,8 +79,9 @@ def test_an_exported_trunk_is_the_same_in_all_forms(best: Path, catalogue: Path,
     ("overrides", "absent"),
     [
         (["train.fakes=0"], "loss/g"),
-        (["contrast.weight=0", "train.real_gradient=1", "train.code_gradient=1"], "loss/contrast"),
-        (["contrast.neighbours=0", "contrast.negatives=false"], "nothing"),
+        (["neighbours.weight=0", "train.real_gradient=1", "train.code_gradient=1"], "loss/neighbours"),
+        (["neighbours.count=0"], "nothing"),
+        (["train.views=null"], "nothing"),
         (["model.categories=0"], "loss/category"),
     ],
 )
@@ -86,25 +90,30 @@ def test_parts_can_be_left_out(overrides: list[str], absent: str, catalogue: Pat
     assert run is not None
     rows = read_rows(run / "metrics.jsonl")
     assert rows and not any(absent in row for row in rows)
-    assert ("neighbours" in load_checkpoint(checkpoints(run)[-1])) == (
-        "contrast.neighbours=0" not in overrides and "contrast.weight=0" not in overrides
+    assert load_checkpoint(checkpoints(run)[-1])["neighbours"].shape == (
+        120,
+        0 if "neighbours.count=0" in overrides else 3,
     )
 
 
-def test_neighbours_are_those_of_the_exported_features(catalogue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neighbours_are_those_by_fixed_features(catalogue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_store([str(catalogue)], "pad", None)
-    torch.manual_seed(0)
-    trunk = EdgeTrunk(8, [8, 16], 1, [64, 96])
-    found = nearest(trunk, store, 4, seed=0)
-    assert found.shape == (120, 4) and found.dtype == torch.int32
-    settle(trunk, Signed(store, np.random.default_rng(0).permutation(120), torch.device("cpu")))
-    features = torch.cat([trunk(batch) for batch in Signed(store, np.arange(120), torch.device("cpu"))])
+    trunk = EdgeTrunk(8, 16, 0.1, [64, 96], 0.5)
+    found = get_acquainted(trunk, store, 4, seed=0)
+    assert found.shape == (120, 4) and found.dtype == torch.int32 and trunk.fitted
+    with torch.no_grad():
+        batches = Signed(store, np.arange(120), torch.device("cpu"))
+        features = torch.cat([trunk.fixed(trunk.resize(batch)) for batch in batches])
     distances = torch.cdist(features, features).fill_diagonal_(torch.inf)
     best = distances.gather(1, found.long())
     torch.testing.assert_close(best, distances.topk(4, largest=False).values, rtol=1e-3, atol=1e-3)
+    # A trunk that knows its photos is not told anew, as where `transfer` brought it.
+    state = {name: buffer.clone() for name, buffer in trunk.named_buffers()}
+    assert torch.equal(get_acquainted(trunk, store, 4, seed=1), found)
+    assert all(torch.equal(buffer, state[name]) for name, buffer in trunk.named_buffers())
     # Among a part of the photos, everyone still has neighbours, and nobody is its own.
     monkeypatch.setattr(neighbours, "GALLERY", 30)
-    some = nearest(trunk, store, 4, seed=0)
+    some = get_acquainted(trunk, store, 4, seed=0)
     assert some.shape == (120, 4) and len(some.unique()) <= 30
     assert not (some == torch.arange(120).unsqueeze(1)).any()
 
@@ -113,14 +122,17 @@ def test_neighbours_are_those_of_the_exported_features(catalogue: Path, monkeypa
     ("override", "message"),
     [
         ("train.fakes=-1", "train.fakes"),
-        ("model.projection=0", "model.projection"),
-        ("contrast.views.crop=0", r"contrast\.views\.crop"),
-        ("contrast.temperature=0", r"contrast\.temperature"),
-        ("model.trunk.channels=[8,3]", r"last at least model\.trunk\.directions"),
+        ("train.fakes=9", "at most train.batch_size"),
+        ("neighbours.count=-1", r"neighbours\.count"),
+        ("neighbours.views.area=[0,1]", r"neighbours\.views\.area"),
+        ("train.views.area=[1,0.5]", r"train\.views\.area"),
+        ("neighbours.views.turn=200", r"neighbours\.views\.turn"),
         ("model.trunk.channels=[8]", r"model\.trunk\.channels"),
+        ("model.trunk.hidden=0", r"model\.trunk\.hidden"),
+        ("model.eyes.strides=[2]", r"as long as model\.eyes\.channels"),
         ("model.trunk.input_size=[60,96]", "multiples of 8"),
         ("model.generator.growth=odd", "one of even, double"),
-        ("contrast.views.hue=1", r"unknown key contrast\.views\.hue"),
+        ("neighbours.views.hue=1", r"unknown key neighbours\.views\.hue"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(override: str, message: str, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ def test_the_papers_file_states_every_key_and_is_the_default() -> None:
     written = OmegaConf.load(PAPER)
     assert config_difference(OmegaConf.structured(Config), load_config(PAPER, [])) == []
     assert set(OmegaConf.to_container(written)) == set(OmegaConf.to_container(OmegaConf.structured(Config)))
-    for section in ("data", "train", "model", "contrast"):
+    for section in ("data", "train", "model", "neighbours"):
         assert set(written[section]) == set(OmegaConf.structured(Config)[section])
 
 

@@ -18,7 +18,6 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from infogan.errors import UserError
-from infogan.losses import contrastive_loss
 from infogan.norm import GlobalBatchNorm2d, make_global
 from tests.conftest import ROOT, TINY, tiny_config
 from tests.forks import Fork, alone, gone, poll, team, trained_by_two
@@ -285,31 +284,6 @@ def test_batch_norm_over_two_processes_is_that_of_the_whole_batch(tmp_path: Path
         torch.testing.assert_close(state[name], value, rtol=1e-10, atol=0)
     for weight, *parts in zip(norm.parameters(), first, second, strict=True):
         torch.testing.assert_close(sum(parts), weight.grad, rtol=1e-9, atol=1e-9)
-
-
-def contrast(place: Path) -> None:
-    """This process's half of a batch of vectors through the contrastive loss."""
-    dist.init_process_group("gloo")
-    rank = dist.get_rank()
-    parts = [part.chunk(2)[rank].clone().requires_grad_() for part in torch.load(place / "vectors.pt")]
-    loss, found = contrastive_loss(parts[0], parts[1], parts[2], 0.2)
-    loss.backward()
-    torch.save((loss.detach(), found, [part.grad for part in parts]), place / f"{rank}.pt")
-
-
-def test_contrastive_learning_over_two_processes_is_that_of_the_whole_batch(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    vectors = [torch.randn(count, 8) for count in (12, 12, 6)]
-    torch.save(vectors, tmp_path / "vectors.pt")
-    wanted = [part.clone().requires_grad_() for part in vectors]
-    loss, found = contrastive_loss(wanted[0], wanted[1], wanted[2], 0.2)
-    loss.backward()
-    assert [fork.wait() for fork in team(tmp_path, 2, contrast, tmp_path)] == [0, 0]
-    one, two = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
-    torch.testing.assert_close((one[0] + two[0]) / 2, loss.detach())
-    torch.testing.assert_close((one[1] + two[1]) / 2, found)
-    for whole, *parts in zip(wanted, one[2], two[2], strict=True):  # DDP takes the mean of what processes find
-        torch.testing.assert_close(torch.cat(parts) / 2, whole.grad, rtol=1e-4, atol=1e-7)
 
 
 def test_a_process_alone_normalises_as_ever() -> None:

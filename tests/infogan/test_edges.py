@@ -1,0 +1,193 @@
+"""What `best` is made of: edge directions, which way a shoe faces, weakened axes, and what is learned on top."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from infogan.codes import Prior
+from infogan.discriminator import Discriminator, share
+from infogan.edges import Edges, EdgeTrunk
+from infogan.losses import neighbour_loss
+from infogan.trunk import Trunk
+from infogan.weakening import Weakening, nearest_others
+
+
+def small(**changes: object) -> EdgeTrunk:
+    settings = {"directions": 4, "hidden": 8, "dropout": 0.0, "input_size": [64, 96], "framing": None}
+    return EdgeTrunk(**settings | changes)  # type: ignore[arg-type]
+
+
+def fitted(photos: Tensor, **changes: object) -> EdgeTrunk:
+    trunk = small(**changes).eval()
+    trunk.fit(trunk.maps(trunk.resize(photos)))
+    return trunk
+
+
+def stripes(angle: float) -> Tensor:
+    """Ink that rises and falls along one direction, (1, 1, 64, 96)."""
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(96.0), indexing="ij")
+    wave = torch.sin(0.4 * (x * math.cos(angle) + y * math.sin(angle))) / 2 + 0.5
+    return wave.view(1, 1, 64, 96)
+
+
+def wedges(count: int, seed: int = 0) -> Tensor:
+    """Photos of toes: rectangles with a slope at the left, all facing that way; (count, 3, 128, 128) in −1…1."""
+    draws = torch.rand(4, count, 1, 1, generator=torch.Generator().manual_seed(seed))
+    y, x = torch.arange(128.0).view(1, 128, 1), torch.arange(128.0).view(1, 1, 128)
+    top = 40 + 20 * draws[0] + (50 - x).clamp_min(0) * (0.4 + draws[1])
+    inside = (y > top) & (y < 90 + 10 * draws[2]) & (x > 15) & (x < 100 + 15 * draws[3])
+    return (1 - 1.5 * inside.float()).unsqueeze(1).expand(-1, 3, -1, -1)
+
+
+@pytest.mark.parametrize("direction", range(8))
+def test_edges_have_the_direction_of_the_gradient(direction: int) -> None:
+    strength = Edges(8, (64, 96))(stripes(direction * math.pi / 8))[0, :, 2:-2, 2:-2].mean((1, 2))
+    assert strength.argmax() == direction
+    far = strength[(direction + 4) % 8]
+    assert far < 0.01 * strength[direction]
+
+
+def test_edges_ignore_colour_and_polarity_and_white_paper() -> None:
+    edges, ink = Edges(8, (64, 96)), stripes(0.3)
+    assert edges(ink).shape == (1, 8, 8, 12)
+    torch.testing.assert_close(edges(1 - ink), edges(ink), rtol=1e-3, atol=1e-5)
+    assert edges(torch.zeros(1, 1, 64, 96)).max() == 0
+    trunk, photo = small(), 1 - 2 * ink.expand(1, 3, -1, -1)
+    red = 1 - 2 * torch.cat([ink * 3, ink * 0, ink * 0], 1)
+    torch.testing.assert_close(trunk.maps(red), trunk.maps(photo), rtol=1e-3, atol=1e-5)
+
+
+def test_edges_fade_over_half_a_cell() -> None:
+    """A dark dot's edges count in its own cell, and where it is near the next, there too; nowhere else."""
+    ink = torch.zeros(1, 1, 64, 96)
+    ink[..., 27:30, 43:46] = 1  # in the fourth row of cells and the sixth column, and beside the next below
+    found = Edges(8, (64, 96))(ink)[0].sum(0)
+    assert found[3, 5] == found.max() and 0 < found[4, 5] < found[3, 5] and found[2, 5] == found[5, 5] == 0
+    assert found.count_nonzero() <= 9
+    even = Edges(8, (64, 96))(stripes(0.0))
+    torch.testing.assert_close(even[..., :1, 3:9], even[..., 4:5, 3:9])  # the border averages what there is
+
+
+def test_an_untrained_trunk_is_its_fixed_features_and_learns() -> None:
+    trunk = small()
+    assert trunk.map_size == (4, 8, 12) and trunk.num_features == 384
+    photos = 1 - 2 * torch.rand(2, 3, 64, 96)
+    torch.testing.assert_close(trunk.features(photos), normalize(trunk.maps(photos), dim=1))
+    (trunk.features(photos) * torch.randn(384)).sum().backward()
+    gradient = trunk.learned[-1].weight.grad
+    assert gradient is not None and gradient.abs().sum() > 0
+
+
+def test_features_are_of_length_1() -> None:
+    trunk = fitted(wedges(140))
+    torch.nn.init.normal_(trunk.learned[-1].weight)
+    torch.testing.assert_close(trunk(torch.rand(3, 3, 128, 128)).norm(dim=1), torch.ones(3))
+
+
+def test_a_photo_is_differentiable_through_the_edges() -> None:
+    photos = torch.rand(2, 3, 64, 96, requires_grad=True)
+    (small().features(photos) * torch.randn(384)).sum().backward()
+    assert photos.grad is not None and photos.grad.isfinite().all() and (photos.grad != 0).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("framing", [None, 0.5])
+def test_a_photo_and_its_mirror_image_have_the_same_features(framing: float | None) -> None:
+    photos = wedges(140)
+    some_mirrored = torch.cat([photos[:120], photos[120:].flip(3)])
+    trunk = fitted(some_mirrored, framing=framing, directions=8, input_size=[96, 128])
+    torch.nn.init.normal_(trunk.learned[-1].weight, std=0.1)
+    new = wedges(20, seed=1)
+    torch.testing.assert_close(trunk(new.flip(3)), trunk(new), rtol=1e-3, atol=1e-4)
+    maps = trunk.maps(trunk.resize(new))
+    assert torch.equal(trunk.facing(maps), maps)  # most keep their side
+    untold = small(framing=framing, directions=8, input_size=[96, 128])
+    assert (untold(new.flip(3)) - untold(new)).norm(dim=1).min() > 0.5
+
+
+def test_weakening_evens_out_the_strongest_axes_only() -> None:
+    torch.manual_seed(0)
+    spread = torch.tensor([0.3, 0.2, 0.1, 0.05, 0.05, 0.05]).diag()
+    features = torch.tensor([1.0, 0, 0, 0, 0, 0]) + torch.randn(4000, 6) @ spread
+    unit = normalize(features, dim=1)
+    mean = unit.mean(0)
+    whole, half, least = (Weakening(6, 2) for _ in range(3))
+    whole.fit(unit - mean, mean)
+    half.fit(unit - mean, mean, power=0.5)
+    least.fit(unit - mean, mean, ridge=1e6)
+    before = torch.linalg.eigvalsh((unit - mean).T @ (unit - mean) / len(unit)).flip(0)
+
+    def after(weakening: Weakening) -> Tensor:
+        inside = (unit - mean) + ((unit - mean) @ weakening.axes * weakening.gains) @ weakening.axes.T
+        return torch.linalg.eigvalsh(inside.T @ inside / len(inside)).flip(0)
+
+    torch.testing.assert_close(after(whole)[:3], before[2].expand(3), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(after(half)[:2], (before[:2] * before[2]).sqrt(), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(after(half)[2:], before[2:], rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(after(least), before, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(half(features).norm(dim=1), torch.ones(4000))
+
+
+def test_fitting_to_photos_that_are_all_alike_is_finite() -> None:
+    trunk = fitted(torch.ones(140, 3, 128, 128))
+    assert trunk(torch.rand(3, 3, 128, 128)).isfinite().all()
+
+
+def test_what_neighbours_do_not_share_counts_for_less() -> None:
+    """Pairs that differ along some axes: once these are weakened, partners are nearer, beside strangers."""
+    torch.manual_seed(0)
+    kinds = torch.randn(300, 64)
+    features = torch.cat([kinds, kinds])
+    features[:, :4] += 5 * torch.randn(600, 4)
+    features = normalize(features, dim=1)
+    weakening = Weakening(64, 8)
+    weakening.fit(features[:300] - features[300:], ridge=1.0)
+
+    def ratio(features: Tensor) -> float:
+        near = (features[:300] - features[300:]).norm(dim=1)
+        return float((near / (features[:300] - features[300:].roll(1, 0)).norm(dim=1)).mean())
+
+    assert ratio(weakening(features)) < 0.8 * ratio(features)
+
+
+@pytest.mark.parametrize("first", [0, 30])
+def test_nearest_others_are_those_by_all_distances(first: int) -> None:
+    torch.manual_seed(0)
+    items = torch.randn(700, 8)
+    positions = torch.arange(0, 700, 2)
+    found = nearest_others(items[first : first + 600], first, items[positions], positions, 3)
+    distances = torch.cdist(items[first : first + 600], items)
+    distances[:, 1::2] = torch.inf
+    distances[torch.arange(600), torch.arange(first, first + 600)] = torch.inf
+    assert torch.equal(found, distances.topk(3, largest=False).indices)
+
+
+def test_the_neighbour_loss_by_hand() -> None:
+    guesses, wanted = torch.tensor([[0.0, 0.0], [3.0, 1.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    assert neighbour_loss(guesses, wanted).item() == (1 + 9) / 2
+
+
+def test_heads_get_their_share_of_the_gradient_to_the_trunk() -> None:
+    features = torch.rand(3, 4, requires_grad=True)
+    for part in (0.0, 0.1, 1.0):
+        features.grad = None
+        shared = share(features, part)
+        torch.testing.assert_close(shared, features)
+        shared.sum().backward()
+        assert features.grad is not None
+        torch.testing.assert_close(torch.as_tensor(features.grad), torch.full((3, 4), part))
+
+
+@pytest.mark.parametrize("eyes", [None, Trunk([4, 2], [2, 2], [64, 96], 0.0)])
+def test_a_stopped_gradient_never_moves_the_trunk(eyes: Trunk | None) -> None:
+    network = Discriminator(small(), Prior(4, 2, 3), hidden=8, eyes=eyes)
+    verdict = network(torch.rand(4, 3, 64, 96), 0.0, 0.0)
+    assert verdict.real.shape == (4,) and verdict.codes.shape == (4, 2) and verdict.categories.shape == (4, 3)
+    (verdict.real.sum() + verdict.codes.sum() + verdict.categories.sum()).backward()
+    assert all(weight.grad is None or not weight.grad.any() for weight in network.trunk.parameters())
+    assert all(weight.grad.abs().sum() > 0 for weight in network.q_head.parameters())
+    assert eyes is None or all(weight.grad is not None and weight.grad.any() for weight in eyes.parameters())
