@@ -15,14 +15,14 @@ from retrieval.labels import label_photos
 from retrieval.metrics import neighbour_report
 
 FLOOR_FIT = "pad"  # floors do not depend on the extractor that stands beside them
-RANDOM_SEED = 0
+UNTRAINED_SEED = 0
 
 
 def evaluate(extractor: Extractor, files: PhotoFiles, scheme: str, k: int = 5, floors: bool = True) -> dict[str, Any]:
     """The report of `retrieval.metrics.neighbour_report` on the extractor's features.
 
     Adds `floors`, by name, with the same figures for 16×16 pixels, 64 principal components of 32×32 pixels, and the
-    extractor's own network with random weights; `unreadable` and `unlabelled` count the photos left out.
+    extractor's own network before its training; `unreadable` and `unlabelled` count the photos left out.
 
     Raises:
         UserError: the scheme, k or the photos do not fit together; none is readable.
@@ -34,11 +34,11 @@ def evaluate(extractor: Extractor, files: PhotoFiles, scheme: str, k: int = 5, f
         )
     systems: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {"": (extractor.fit, extractor.features)}
     if floors:
-        untrained = Extractor.load(extractor.directory, random_seed=RANDOM_SEED)
+        untrained = Extractor.load(extractor.directory, untrained=UNTRAINED_SEED)
         systems |= {
             "pixels 16×16": (FLOOR_FIT, lambda photos: area_pixels(photos, 16)),
             "PCA-64 of pixels 32×32": (FLOOR_FIT, lambda photos: area_pixels(photos, 32)),
-            "random trunk": (extractor.fit, untrained.features),
+            "untrained trunk": (extractor.fit, untrained.features),
         }
     rows, features, failures = _embed(files, labels.rows, systems)
     if floors:

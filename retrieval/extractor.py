@@ -46,13 +46,13 @@ class Extractor:
         self._session = session
 
     @classmethod
-    def load(cls, directory: str | Path, threads: int | None = None, random_seed: int | None = None) -> Extractor:
+    def load(cls, directory: str | Path, threads: int | None = None, untrained: int | None = None) -> Extractor:
         """Open an exported directory.
 
         Args:
             directory: as `export.py` wrote it, or the name of a released one, `best` or `paper`.
             threads: for inference; None takes every core, 1 is best for single photos.
-            random_seed: replace the learned weights by random ones of the same shapes: a floor for training to beat.
+            untrained: the seed of a network like this one before it was trained: a floor for training to beat.
 
         Raises:
             UserError: the directory is no extractor, of a newer version, incomplete, or was changed after its export.
@@ -65,8 +65,8 @@ class Extractor:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         model: Any = str(directory / "model.onnx")
-        if random_seed is not None:
-            model = _randomised(Path(model), config["learned"], random_seed)
+        if untrained is not None:
+            model = _untrained(Path(model), config, untrained)
         session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         return cls(directory, config, session)
 
@@ -134,15 +134,19 @@ def extractor_identity(config: dict[str, Any]) -> str:
     ).hexdigest()
 
 
-def _randomised(model: Path, learned: list[str], seed: int) -> bytes:
-    """The model file with its learned weights drawn from N(0, 2 / fan-in), and its biases 0."""
+def _untrained(model: Path, config: dict[str, Any], seed: int) -> bytes:
+    """The model file with its learned weights drawn from N(0, 2 / fan-in), and its biases 0.
+
+    All are 0 where what is learned is added to what is not, and begins at nothing.
+    """
     import onnx  # heavy, and needed for this floor alone
 
     random = np.random.default_rng(seed)
     network = onnx.load(model)
     for item in network.graph.initializer:
-        if item.name in learned:
-            scale = (2 / np.prod(item.dims[1:])) ** 0.5 if len(item.dims) > 1 else 0.0
+        if item.name in config["learned"]:
+            drawn = len(item.dims) > 1 and config.get("untrained") != "zeros"
+            scale = (2 / np.prod(item.dims[1:])) ** 0.5 if drawn else 0.0
             weight = (random.standard_normal(item.dims) * scale).astype(np.float32)
             item.CopyFrom(onnx.numpy_helper.from_array(weight, item.name))
     return network.SerializeToString()

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from infogan.edges import AnyTrunk
+from infogan.edges import AnyTrunk, EdgeTrunk
 from infogan.errors import UserError
 from infogan.files import write_atomically
 from infogan.photo import photo_spec
@@ -154,6 +154,7 @@ def _write_config(
         "input": {"name": "photos", "shape": ["batch", 3, 128, 128], "dtype": "uint8"},
         "output": {"name": "features", "shape": ["batch", trunk.num_features], "dtype": "float32"},
         "learned": learned,
+        "untrained": "zeros" if isinstance(trunk, EdgeTrunk) else "random",  # how these weights began
         "run": {"name": config.name, "seed": config.seed, "images_seen": checkpoint["images_seen"]},
         "sha256": {form: hashlib.sha256((directory / form).read_bytes()).hexdigest() for form in FORMS},
     }

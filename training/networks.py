@@ -63,7 +63,8 @@ def describe(config: DictConfig) -> str:
     lines += [
         "",
         f"features     {trunk.num_features} from a {'×'.join(map(str, trunk.map_size))} map",
-        f"extractor    {count_weights(trunk) * 4 / 1e6:,.1f} MB a form (safetensors, ONNX, pt2)",
+        f"extractor    {sum(part.nbytes for part in trunk.state_dict().values()) / 1e6:,.1f} MB a form"
+        " (safetensors, ONNX, pt2)",
         f"checkpoint   {weights * 12 / 1e6:,.1f} MB (weights and two Adam moments)",
         f"photo store  {PHOTO_BYTES / 1e6:.3f} MB a photo, {PHOTO_BYTES / 1e5:,.1f} GB for 100,000",
         f"steps        {-(-round(config.train.kimg * 1000) // config.train.batch_size):,}",

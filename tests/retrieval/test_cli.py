@@ -48,7 +48,7 @@ def test_evaluate_gives_the_contracts_figures(extractor: Path, catalogue: Path) 
         *("macro_precision_at_k", "k", "n", "per_class"),
     )
     rows = [report, *report["floors"].values()]
-    assert set(report["floors"]) == {"pixels 16×16", "PCA-64 of pixels 32×32", "random trunk"}
+    assert set(report["floors"]) == {"pixels 16×16", "PCA-64 of pixels 32×32", "untrained trunk"}
     assert all(key in row for key in figures for row in rows)
     assert report["k"] == 3 and report["n"] == 120 and len(report["per_class"]) == 8
     assert all(0 < row["precision_at_k"] <= 1 for row in rows)
@@ -66,7 +66,7 @@ def test_evaluate_leaves_unreadable_and_unlabelled_photos_out(extractor: Path, c
 
 def test_people_get_tables(extractor: Path, index: Path, catalogue: Path, tmp_path: Path) -> None:
     done = command("-m", "retrieval", "evaluate", str(extractor), str(catalogue), "--labels", "folder")
-    assert done.returncode == 0 and "random trunk" in done.stdout and "other product" in done.stdout
+    assert done.returncode == 0 and "untrained trunk" in done.stdout and "other product" in done.stdout
     bracketed = tmp_path / "[b]"
     shutil.copytree(catalogue / "Boots", bracketed / "[front]")
     retrieval("index", extractor, bracketed, tmp_path / "index")

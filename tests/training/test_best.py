@@ -12,16 +12,18 @@ from omegaconf import DictConfig
 
 from infogan.edges import EdgeTrunk
 from infogan.errors import UserError
+from infogan.photo import load_photo
+from infogan.trunk import to_signed
 from retrieval.extractor import Extractor
 from tests.conftest import ROOT
 from tests.training.test_run import same
 from training import neighbours
 from training.config import load_config
-from training.exporting import export
+from training.exporting import export, load_trunk
 from training.fit import fit
 from training.neighbours import get_acquainted
 from training.photos import Signed, open_store
-from training.run import checkpoints, load_checkpoint
+from training.run import checkpoints, load_checkpoint, read_config
 from training.selection import read_rows
 
 NARROW = [
@@ -68,10 +70,19 @@ def test_resume_is_exact_with_neighbours(best: Path, catalogue: Path, tmp_path: 
 
 def test_an_exported_trunk_is_the_same_in_all_forms(best: Path, catalogue: Path, tmp_path: Path) -> None:
     directory = export(best, tmp_path / "extractor", None)  # refuses forms that disagree
-    features = Extractor.load(directory)(sorted(catalogue.rglob("*.jpg"))[:9])
+    photos = sorted(catalogue.rglob("*.jpg"))[:9]
+    features, untrained = (Extractor.load(directory, untrained=seed)(photos) for seed in (None, 0))
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-5)
     content = json.loads((directory / "config.json").read_text())
-    assert content["num_features"] == features.shape[1] == 4 * 12 * 16
+    assert content["num_features"] == features.shape[1] == 4 * 12 * 16 and len(content["learned"]) == 4
+    # Before its training it was what is not learned.
+    path = checkpoints(best)[-1]
+    trunk = load_trunk(load_checkpoint(path), read_config(best), path).eval()
+    pixels = torch.from_numpy(np.stack([load_photo(photo, "pad") for photo in photos])).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        fixed = trunk.fixed(trunk.resize(to_signed(pixels)))  # type: ignore[operator]
+    np.testing.assert_allclose(untrained, fixed.numpy(), atol=1e-5)
+    assert np.abs(features - untrained).max() > 1e-4
     assert str(ROOT).encode() not in (directory / "model.pt2").read_bytes()  # nor any other path of this machine
 
 
