@@ -146,7 +146,7 @@ class EdgeTrunk(nn.Module):
 
     def maps(self, photos: Tensor) -> Tensor:
         """(N, 3 or 1, *input_size) float in −1…1 → (N, num_features): the map of edge directions, 0 or more."""
-        coarse = self.edges((1 - photos.mean(1, keepdim=True)) / 2)
+        coarse = self.edges((1 - grey(photos)) / 2)
         length = coarse.square().sum(1, keepdim=True).add(1e-12).sqrt()
         return (coarse / (length + _WEAK)).flatten(1)
 
@@ -184,7 +184,12 @@ class EdgeTrunk(nn.Module):
 
     def forward(self, photos: Tensor) -> Tensor:
         """(N, 3, 128, 128) float in −1…1 → (N, num_features), of length 1."""
-        return self.features(self.resize(photos.mean(1, keepdim=True)))  # colours make no difference, but take time
+        return self.features(self.resize(grey(photos)))
+
+
+def grey(photos: Tensor) -> Tensor:
+    """(N, C, H, W) → (N, 1, H, W). Edges are of the mean over colours; to take it before resizing saves time."""
+    return photos.mean(1, keepdim=True)
 
 
 AnyTrunk = Trunk | EdgeTrunk

@@ -37,19 +37,19 @@ class Views:
         """One random view of each photo.
 
         Args:
-            photos: (N, 3, H, W) float in −1…1; sharp crops need them larger than the views are.
+            photos: (N, C, H, W) float in −1…1; sharp crops need them larger than the views are.
             frames: (N, 4), the part of each photo that is looked at, as a trunk's `resize.frames` tells it.
             size: (height, width) of the views.
             draws: (6, N), as `draw` gives them.
 
         Returns:
-            (N, 3, height, width) float in −1…1, differentiable in `photos`.
+            (N, C, height, width) float in −1…1, differentiable in `photos`.
         """
         draws = draws.to(photos.dtype)
         windows = self._windows(draws[:5], size[1] / size[0])
         centres, halves = frames.unsqueeze(2).split(2, 1)
         windows = torch.cat([windows[..., :2] * halves.mT, windows[..., 2:] * halves + centres], 2)
-        grid = affine_grid(windows, [len(photos), 3, *size], align_corners=False)
+        grid = affine_grid(windows, [*photos.shape[:2], *size], align_corners=False)
         # Where a view reaches beyond the photo, its border goes on.
         ink = grid_sample((1 - photos) / 2, grid, align_corners=False, padding_mode="border")
         return 1 - 2 * (ink * torch.exp((2 * draws[5] - 1) * self.gain).view(-1, 1, 1, 1)).clamp(0, 1)

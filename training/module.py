@@ -14,7 +14,7 @@ from torch.optim import Adam
 
 from infogan.codes import category_loss, mutual_information_loss
 from infogan.discriminator import Verdict
-from infogan.edges import EdgeTrunk
+from infogan.edges import EdgeTrunk, grey
 from infogan.losses import fake_loss, generator_loss, neighbour_loss, real_loss
 from infogan.norm import make_global
 from infogan.trunk import to_signed
@@ -176,9 +176,10 @@ class InfoGAN(pl.LightningModule):
         trunk = cast(EdgeTrunk, self.discriminator.trunk)
         views = cast(Views, self.neighbour_views)
         with torch.no_grad():
+            partners, real = grey(self._partners(real, draws.choice)), grey(real)
             shown = views(real, trunk.resize.frames(real), trunk.input_size, draws.view)
             inputs = in_parts(trunk.fixed, shown)
-            wanted = in_parts(lambda part: trunk.fixed(trunk.resize(part)), self._partners(real, draws.choice))
+            wanted = in_parts(lambda part: trunk.fixed(trunk.resize(part)), partners)
         return neighbour_loss(trunk.guess(inputs).to(self.dtype), wanted.to(self.dtype))
 
     def _generator_loss(self, fake: Tensor, draws: Draws) -> Tensor:

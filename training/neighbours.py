@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from infogan.edges import AnyTrunk, EdgeTrunk
+from infogan.edges import AnyTrunk, EdgeTrunk, grey
 from infogan.weakening import nearest_others
 from training.photos import PhotoStore, Signed
 
@@ -30,7 +30,9 @@ def get_acquainted(trunk: EdgeTrunk, store: PhotoStore, k: int, seed: int) -> Te
 
     def maps(rows: np.ndarray) -> Tensor:
         batches = Signed(store, rows, device)
-        return torch.cat([in_parts(lambda part: trunk.maps(trunk.resize(part.to(dtype))), batch) for batch in batches])
+        return torch.cat(
+            [in_parts(lambda part: trunk.maps(trunk.resize(grey(part.to(dtype)))), batch) for batch in batches]
+        )
 
     def fixed(rows: np.ndarray) -> Tensor:
         return trunk.likeness(trunk.spread(trunk.facing(maps(rows))))
