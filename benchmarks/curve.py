@@ -2,8 +2,8 @@
 
     python benchmarks/curve.py RUN PHOTOS… --labels utzap50k-8 [--every 1] [--json OUT]
 
-Exports every checkpoint of the run to a temporary place and evaluates it on labelled photos, before them the trunk as
-it was at the run's beginning, untrained. Labels measure, they choose nothing. Prints Markdown.
+Exports every checkpoint of the run to a temporary place and evaluates it on labelled photos. Prints Markdown. Labels
+measure, they choose nothing.
 """
 
 from __future__ import annotations
@@ -17,15 +17,11 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from omegaconf import OmegaConf
-
 from infogan.sources import PhotoFiles
 from retrieval.evaluate import evaluate
 from retrieval.extractor import Extractor
-from training.checkpoints import write_checkpoint
 from training.exporting import export
-from training.module import InfoGAN
-from training.run import checkpoints, read_config
+from training.run import checkpoints
 
 COLUMNS = {
     "P@5": "precision_at_k",
@@ -48,24 +44,13 @@ def main() -> None:
     chosen = checkpoints(arguments.run)[:: -arguments.every][::-1]
     rows: dict[str, dict[str, Any]] = {}
     print("| features | " + " | ".join(COLUMNS) + " |\n|---|" + "---|" * len(COLUMNS))
-    with tempfile.TemporaryDirectory() as place:
-        for checkpoint in [untrained(arguments.run, Path(place)), *chosen]:
-            report = measure(checkpoint, files, arguments.labels, floors=checkpoint not in chosen)
-            for name, row in [*report.pop("floors").items(), (checkpoint.stem, report)]:
-                rows[name] = row
-                print(f"| {name} | " + " | ".join(f"{row[key]:.4f}" for key in COLUMNS.values()) + " |", flush=True)
+    for checkpoint in chosen:
+        report = measure(checkpoint, files, arguments.labels, floors=checkpoint == chosen[0])
+        for name, row in [*report.pop("floors").items(), (checkpoint.stem, report)]:
+            rows[name] = row
+            print(f"| {name} | " + " | ".join(f"{row[key]:.4f}" for key in COLUMNS.values()) + " |", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1))
-
-
-def untrained(run: Path, place: Path) -> Path:
-    """A checkpoint of the run's networks before the first step."""
-    config = read_config(run)
-    state = InfoGAN(config).state_dict()
-    checkpoint = {"state_dict": state, "optimizer_states": [], "images_seen": 0, "photos": ""}
-    path = place / "untrained.ckpt"
-    write_checkpoint(path, checkpoint | {"config": OmegaConf.to_container(config)})
-    return path
 
 
 def measure(checkpoint: Path, files: PhotoFiles, scheme: str, floors: bool) -> dict[str, Any]:

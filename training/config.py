@@ -265,11 +265,6 @@ def check_config(config: DictConfig) -> None:
         ("train.fakes", train.fakes is None or train.fakes >= 0, "null or 0 or more"),
         (
             "train.fakes",
-            train.fakes is None or train.fakes <= train.batch_size,
-            "null or at most train.batch_size",
-        ),
-        (
-            "train.fakes",
             train.fakes != 0 or neighbours.weight > 0,
             "more where neighbours.weight is 0",
         ),

@@ -22,6 +22,7 @@ from infogan.views import Views
 from training.neighbours import get_acquainted, in_parts
 from training.networks import build_discriminator, build_generator
 from training.photos import PhotoBatches
+from training.run import log
 
 EMA_RAMP = (
     0.05  # the half-life is at most this share of the images seen: an average must not begin by remembering noise
@@ -36,7 +37,7 @@ class Draws(NamedTuple):
         latent: (fakes, prior.size).
         choice: (N,) uniform in 0…1, which neighbour is a photo's partner.
         view: (6, N), for the views of photos whose neighbours are to be told.
-        real, fake, fake_again: (6, fakes), for the views that are judged; fakes are seen by either player.
+        real, fake, fake_again: (6, as many), for the views that are judged; fakes are seen by either player.
     """
 
     latent: Tensor
@@ -152,7 +153,9 @@ class InfoGAN(pl.LightningModule):
         train, loss = self.config.train, real.new_zeros(())
         if fake is not None:
             shares = train.real_gradient, train.code_gradient
-            judged = real[: len(fake)]  # no more of the ones than of the others
+            # No more than there are generated ones; and every so many, which are the same photos for any number of
+            # processes.
+            judged = real[:: max(1, len(real) // len(fake))][: len(fake)]
             on_real = self._judge(self._inputs(judged, draws.real), *shares)
             on_fake = self._judge(self._inputs(fake.detach(), draws.fake), *shares)
             loss_real, loss_fake = real_loss(on_real.real), fake_loss(on_fake.real)
@@ -233,6 +236,7 @@ class InfoGAN(pl.LightningModule):
         assert self.photos is not None
         if self.global_rank == 0:
             count = self.config.neighbours.count
+            log.info("looking at %s photos before the first step", f"{len(self.photos.store):,}")
             with torch.autocast(self.device.type, enabled=False):
                 self.neighbours = get_acquainted(trunk, self.photos.store, count, self.config.seed)
         known = dict(trunk.named_buffers())
@@ -249,7 +253,8 @@ class InfoGAN(pl.LightningModule):
         seed, rank, world = self.config.seed, self.global_rank, self.trainer.world_size
         torch.manual_seed(step_seed(seed, self.images_seen))
         latent = self.generator.prior.sample(self.fakes, self.device)
-        counts = {"choice": count, "view": count} | dict.fromkeys(("real", "fake", "fake_again"), self.fakes // world)
+        fakes = self.fakes // world
+        counts = {"choice": count, "view": count, "real": min(count, fakes), "fake": fakes, "fake_again": fakes}
         draws = {name: Views.draw(part * world, self.device).chunk(world, 1)[rank] for name, part in counts.items()}
         torch.manual_seed(step_seed(seed, self.images_seen, rank + 1))
         return Draws(latent.chunk(world)[rank], **draws | {"choice": draws["choice"][0]})

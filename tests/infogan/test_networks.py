@@ -83,9 +83,9 @@ def test_the_generators_maps_grow_evenly() -> None:
 
 
 def test_the_papers_heads(discriminator: Discriminator) -> None:
-    logits, codes, categories, vectors = discriminator(torch.rand(2, 3, 64, 96))
+    logits, codes, categories = discriminator(torch.rand(2, 3, 64, 96))
     assert logits.shape == (2,) and codes.shape == (2, 8)
-    assert categories.shape == vectors.shape == (2, 0)
+    assert categories.shape == (2, 0)
     assert codes.abs().max() < 1
     assert count_weights(discriminator) == 430_000 + 1537 * 9
 

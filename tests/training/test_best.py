@@ -133,7 +133,6 @@ def test_neighbours_are_those_by_fixed_features(catalogue: Path, monkeypatch: py
     ("override", "message"),
     [
         ("train.fakes=-1", "train.fakes"),
-        ("train.fakes=9", "at most train.batch_size"),
         ("neighbours.count=-1", r"neighbours\.count"),
         ("neighbours.views.area=[0,1]", r"neighbours\.views\.area"),
         ("train.views.area=[1,0.5]", r"train\.views\.area"),
