@@ -173,11 +173,13 @@ def _card(
 ) -> str:
     kimg = checkpoint["images_seen"] / 1000
     how = "named by hand" if selection is None else f"taken by the rule `{selection['rule']}`: {selection['reason']}"
+    has_norms = not isinstance(trunk, EdgeTrunk)
+    photos = min(NORM_PHOTOS, len(store))
+    settled = f" Batch-norm statistics\nwere estimated on {photos:,} real photos." if has_norms else ""
     return f"""# {config.name} at {kimg:g} kimg
 
 A sole2vec feature extractor: the discriminator trunk of an InfoGAN, trained without labels on the photos of
-{", ".join(Path(root).name for root in photo_roots(config))} until it had seen {kimg:g} thousand. Batch-norm statistics
-were estimated on {min(NORM_PHOTOS, len(store)):,} real photos.
+{", ".join(Path(root).name for root in photo_roots(config))} until it had seen {kimg:g} thousand.{settled}
 
 The checkpoint, `{path.name}`, was {how}.
 
@@ -200,7 +202,7 @@ The photos' licence binds what was learned from them; ask their owner before com
 ## Settings
 
 ```yaml
-{OmegaConf.to_yaml({key: config[key] for key in ("name", "seed", "model", "train")}).strip()}
+{OmegaConf.to_yaml({key: config[key] for key in ("name", "seed", "model", "train", "neighbours")}).strip()}
 ```
 """
 
