@@ -171,7 +171,11 @@ class EdgeTrunk(nn.Module):
 
     def fixed(self, photos: Tensor) -> Tensor:
         """(N, 3, *input_size) float in −1…1 → (N, num_features), of length 1: what is not learned."""
-        return self.likeness(self.spread(self.facing(self.maps(photos))))
+        return self.weighed(self.maps(photos))
+
+    def weighed(self, maps: Tensor) -> Tensor:
+        """(N, num_features) maps → the `fixed` features."""
+        return self.likeness(self.spread(self.facing(maps)))
 
     def guess(self, fixed: Tensor) -> Tensor:
         """What is learned: where the neighbours of photos of these `fixed` features are, on average; (N, D) both."""

@@ -35,7 +35,7 @@ def get_acquainted(trunk: EdgeTrunk, store: PhotoStore, k: int, seed: int) -> Te
         )
 
     def fixed(rows: np.ndarray) -> Tensor:
-        return trunk.likeness(trunk.spread(trunk.facing(maps(rows))))
+        return trunk.weighed(maps(rows))
 
     gallery = fixed(chosen) if trunk.fitted else trunk.fit(maps(chosen))
     positions = torch.from_numpy(chosen).to(device)
