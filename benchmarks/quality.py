@@ -131,19 +131,19 @@ def readings(trunk: AnyTrunk, dev: str, scheme: str) -> dict[str, Any]:
     """The reports of the trunk's features as exported and, in brackets, read otherwise."""
     store = open_store([dev], "stretch")
     labels = label_photos(store.names, scheme)
-
-    def read(way: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-        features = [way(trunk.resize(batch)) for batch in Signed(store, labels.rows, CPU)]
-        return report(torch.cat(features).numpy(), labels)
-
-    found = {"": read(trunk.features)}
+    ways: dict[str, Callable[[Tensor], Tensor]]
     if isinstance(trunk, EdgeTrunk):
-        found["(what is not learned)"] = read(trunk.fixed)
-        found["(edges alone)"] = read(lambda photos: normalize(trunk.maps(photos), dim=1))
+        raw, ways = (
+            trunk.maps,
+            {"": lambda maps: trunk.drawn(trunk.weighed(maps)), "(what is not learned)": trunk.weighed},
+        )
+        ways["(edges alone)"] = lambda maps: normalize(maps, dim=1)
     else:
-        found[f"(clipped at ±{CLIP:g})"] = read(lambda photos: trunk.features(photos).clamp(-CLIP, CLIP))
-        found["(of length 1)"] = read(lambda photos: normalize(trunk.features(photos), dim=1))
-    return found
+        raw, ways = trunk.features, {"": lambda features: features}
+        ways[f"(clipped at ±{CLIP:g})"] = lambda features: features.clamp(-CLIP, CLIP)
+        ways["(of length 1)"] = lambda features: normalize(features, dim=1)
+    embedded = torch.cat([raw(trunk.resize(batch)) for batch in Signed(store, labels.rows, CPU)])
+    return {name: report(way(embedded).numpy(), labels) for name, way in ways.items()}
 
 
 def floors(dev: str, scheme: str) -> dict[str, Any]:

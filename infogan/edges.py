@@ -183,7 +183,10 @@ class EdgeTrunk(nn.Module):
 
     def features(self, photos: Tensor) -> Tensor:
         """(N, 3, *input_size) float in −1…1 → (N, num_features), of length 1."""
-        fixed = self.fixed(photos)
+        return self.drawn(self.fixed(photos))
+
+    def drawn(self, fixed: Tensor) -> Tensor:
+        """`fixed` features, drawn to where the neighbours are guessed to be: (N, num_features), of length 1."""
         return normalize(fixed + self.guess(fixed), dim=1)
 
     def forward(self, photos: Tensor) -> Tensor:
