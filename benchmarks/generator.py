@@ -5,6 +5,8 @@
 Prints Markdown, a row for each checkpoint: how much of the continuous codes' variance the Q head reads back from
 generated photos (R², mean and least over the codes), how often it names the right category, how much its category of
 real photos has to do with their class (normalised mutual information), and how far generated photos are from real ones.
+Weights are the running averages, where the run keeps them; the discriminator's batch norms go by the batch shown, which
+is of generated or of real photos alone, as in training.
 That is the kernel distance of Bińkowski et al. (ICLR 2018) on the features of `--extractor`, which are of length 1:
 kernel (x·y + 1)³, the mean over ten subsets of 1,000, times 1,000; 0 for photos that cannot be told apart. The last
 row is another choice of real photos in the place of generated ones.
@@ -57,7 +59,7 @@ def main() -> None:
         checkpoint = load_checkpoint(path)
         module = InfoGAN(checkpoint_config(checkpoint, path))
         module.load_state_dict(checkpoint["state_dict"])
-        figures, fakes = codes_read_back(module.eval())
+        figures, fakes = codes_read_back(by_batch(module))
         figures["nmi"] = normalised_information(categories(module, dev, labels), labels.classes)
         figures["kid"] = kernel_distance(extractor.features(fakes), real)
         rows[path.stem] = figures
@@ -70,10 +72,19 @@ def main() -> None:
         arguments.json.write_text(json.dumps(rows, indent=1))
 
 
+def by_batch(module: InfoGAN) -> InfoGAN:
+    """In evaluation mode, but for the discriminator's batch norms: their running statistics mix real and generated."""
+    module.eval()
+    for part in (module.ema_discriminator or module.discriminator).modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.train()
+    return module
+
+
 @torch.no_grad()
 def codes_read_back(module: InfoGAN) -> tuple[dict[str, float], np.ndarray]:
     """R² and accuracy of the Q head on whole generated photos, and those photos, (PHOTOS, 128, 128, 3) uint8."""
-    generator: Any = module.ema_generator or module.generator
+    generator = module.ema_generator or module.generator
     latent = generator.prior.sample(PHOTOS, CPU, torch.Generator().manual_seed(0))
     codes, kinds = generator.prior.codes_of(latent)
     fakes = torch.cat([generator(part) for part in latent.split(_BATCH)])
@@ -87,8 +98,8 @@ def codes_read_back(module: InfoGAN) -> tuple[dict[str, float], np.ndarray]:
 
 def read_codes(module: InfoGAN, photos: Tensor) -> tuple[Tensor, Tensor]:
     """What the Q head says of whole photos: codes (N, codes) and logits of categories (N, categories)."""
-    trunk: nn.Module = module.discriminator.trunk
-    verdicts = [module.discriminator(trunk.resize(part)) for part in photos.split(_BATCH)]  # type: ignore[operator]
+    discriminator = module.ema_discriminator or module.discriminator
+    verdicts = [discriminator(discriminator.trunk.resize(part)) for part in photos.split(_BATCH)]
     return torch.cat([verdict.codes for verdict in verdicts]), torch.cat([verdict.categories for verdict in verdicts])
 
 

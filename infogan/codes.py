@@ -59,10 +59,10 @@ class Prior:
         return torch.cat([noise.expand(len(codes), -1), codes, one_hot(category, self.categories)], 1)
 
 
-def mutual_information_loss(codes: Tensor, recovered: Tensor) -> Tensor:
-    """Mean over photos of Σ ½(c − q)²: up to a constant, −L_I(G, Q) of InfoGAN (Chen et al. 2016, eq. 5) with a
-    Gaussian Q(c|x) of unit variance. Both arguments are (N, codes); the result is a scalar."""
-    return 0.5 * (codes - recovered).square().sum(dim=1).mean()
+def mutual_information_loss(codes: Tensor, recovered: Tensor, deviation: float = 1.0) -> Tensor:
+    """Mean over photos of Σ ½(c − q)² / σ²: up to a constant, −L_I(G, Q) of InfoGAN (Chen et al. 2016, eq. 5) with a
+    Gaussian Q(c|x) of standard deviation σ. Both arguments are (N, codes); the result is a scalar."""
+    return 0.5 * ((codes - recovered) / deviation).square().sum(dim=1).mean()
 
 
 def category_loss(categories: Tensor, logits: Tensor) -> Tensor:

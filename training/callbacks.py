@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import cast
 
 import numpy as np
 import pytorch_lightning as pl
@@ -12,7 +11,6 @@ from omegaconf import DictConfig
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from infogan.edges import AnyTrunk
 from training.board import Board
 from training.meter import Meter, Watch
 from training.module import InfoGAN
@@ -146,7 +144,7 @@ class Retrieval(pl.Callback):
 
     def __call__(self, module: InfoGAN) -> dict[str, float]:
         """The probe's figures; draws queries with their five nearest."""
-        self.last = self.probe.measure(cast(AnyTrunk, module.ema_trunk or module.discriminator.trunk))
+        self.last = self.probe.measure((module.ema_discriminator or module.discriminator).trunk)
         queries = np.linspace(0, len(self.last.rows) - 1, QUERIES).astype(int).tolist()
         strips = nearest_strips(self.last.features, queries)
         photos = self.probe.store.read(self.last.rows[strips.flatten().numpy()])

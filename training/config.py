@@ -108,6 +108,7 @@ class TrainConfig:
     lr_generator: float = 1e-3
     betas: list[float] = field(default_factory=lambda: [0.5, 0.999])
     mi_weight: float = 0.05
+    code_deviation: float = 1.0
     real_gradient: float = 1.0
     code_gradient: float = 1.0
     ema_kimg: float = 0
@@ -283,6 +284,7 @@ def check_config(config: DictConfig) -> None:
         ("train.lr_generator", 0 < train.lr_generator < math.inf, "more than 0"),
         ("train.betas", len(train.betas) == 2 and all(0 <= beta < 1 for beta in train.betas), "two numbers in 0 … 1"),
         ("train.mi_weight", 0 <= train.mi_weight < math.inf, "0 or more"),
+        ("train.code_deviation", 0.01 <= train.code_deviation < math.inf, "0.01 or more"),
         ("train.checkpoint_kimg", train.checkpoint_kimg >= 1, "1 or more: names count thousands"),
         ("train.status_kimg", train.status_kimg >= 0.001, "0.001 or more: one photo"),
         ("train.grid_kimg", train.grid_kimg >= 0.001, "0.001 or more: one photo"),

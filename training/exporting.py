@@ -83,7 +83,8 @@ def load_trunk(checkpoint: dict[str, Any], config: DictConfig, path: Path) -> An
     """The trunk of a loaded checkpoint, on the CPU; the averaged one where training kept an average."""
     trunk = build_trunk(config.model.trunk)
     state = checkpoint["state_dict"]
-    prefix = "ema_trunk." if any(name.startswith("ema_trunk.") for name in state) else "discriminator.trunk."
+    averaged = any(name.startswith("ema_discriminator.") for name in state)
+    prefix = "ema_discriminator.trunk." if averaged else "discriminator.trunk."
     weights = {name.removeprefix(prefix): weight for name, weight in state.items() if name.startswith(prefix)}
     try:
         trunk.load_state_dict(weights)

@@ -9,12 +9,13 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Adam
 
 from infogan.codes import category_loss, mutual_information_loss
-from infogan.discriminator import Verdict
+from infogan.discriminator import Discriminator, Verdict
 from infogan.edges import EdgeTrunk, grey
+from infogan.generator import Generator
 from infogan.losses import fake_loss, generator_loss, neighbour_loss, real_loss
 from infogan.norm import make_global
 from infogan.trunk import to_signed
@@ -65,11 +66,11 @@ class InfoGAN(pl.LightningModule):
         photos: where neighbours are read; whoever trains the module sets it.
         neighbours: (photos, k) int32, the nearest of each; k is 0 where each is its own. None: not found yet, or not
             needed.
-        ema_trunk, ema_generator: running averages of the weights, where the config asks for them.
+        ema_discriminator, ema_generator: running averages of the weights, where the config asks for them.
     """
 
-    ema_trunk: nn.Module | None
-    ema_generator: nn.Module | None
+    ema_discriminator: Discriminator | None
+    ema_generator: Generator | None
 
     def __init__(self, config: DictConfig, start: dict[str, Any] | None = None) -> None:
         super().__init__()
@@ -89,7 +90,7 @@ class InfoGAN(pl.LightningModule):
         self.generator = build_generator(config.model)
         self.discriminator = build_discriminator(config.model)
         averaged = train.ema_kimg > 0
-        self.ema_trunk = copy.deepcopy(self.discriminator.trunk).requires_grad_(False) if averaged else None
+        self.ema_discriminator = copy.deepcopy(self.discriminator).requires_grad_(False) if averaged else None
         self.ema_generator = copy.deepcopy(self.generator).requires_grad_(False) if averaged else None
         self.to(memory_format=torch.channels_last)  # 1.6 times as fast on a CPU, and what tensor cores want
 
@@ -196,7 +197,7 @@ class InfoGAN(pl.LightningModule):
     def _information(self, latent: Tensor, verdict: Verdict) -> tuple[Tensor, dict[str, Tensor]]:
         """λ times how badly the codes are read back, and its parts."""
         codes, categories = self.generator.prior.codes_of(latent)
-        loss = mutual_information_loss(codes, verdict.codes)
+        loss = mutual_information_loss(codes, verdict.codes, self.config.train.code_deviation)
         parts = {"loss/mi": loss.detach()}
         if categories.shape[1]:
             category = category_loss(categories, verdict.categories)
@@ -241,8 +242,8 @@ class InfoGAN(pl.LightningModule):
                 self.neighbours = get_acquainted(trunk, self.photos.store, count, self.config.seed)
         known = dict(trunk.named_buffers())
         self.neighbours, known = self.trainer.strategy.broadcast((self.neighbours, known))
-        for network in (trunk, self.ema_trunk):
-            for name, buffer in network.named_buffers() if network is not None else ():
+        for network in (self.discriminator, self.ema_discriminator):
+            for name, buffer in network.trunk.named_buffers() if network is not None else ():
                 buffer.copy_(known[name])
 
     def _draw(self, count: int) -> Draws:
@@ -270,11 +271,12 @@ class InfoGAN(pl.LightningModule):
     @torch.no_grad()
     def _average_weights(self) -> None:
         """Move the averages towards the weights: θ̄ ← β θ̄ + (1 − β) θ, with β from the half-life in images."""
-        if self.ema_trunk is None or self.ema_generator is None:
+        if self.ema_discriminator is None or self.ema_generator is None:
             return
         batch_size = self.config.train.batch_size
         half_life = min(self.config.train.ema_kimg * 1000, max(batch_size, EMA_RAMP * self.images_seen))
-        for averaged, network in ((self.ema_trunk, self.discriminator.trunk), (self.ema_generator, self.generator)):
+        players = ((self.ema_discriminator, self.discriminator), (self.ema_generator, self.generator))
+        for averaged, network in players:
             pairs = zip(averaged.state_dict().values(), network.state_dict().values(), strict=True)
             old, new = zip(*((a, b) for a, b in pairs if a.is_floating_point()), strict=True)
             torch._foreach_lerp_(list(old), list(new), 1 - 0.5 ** (batch_size / half_life))

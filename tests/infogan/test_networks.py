@@ -123,6 +123,7 @@ def test_losses_by_hand() -> None:
     assert generator_loss(logits).item() == real_loss(logits).item()
     codes, recovered = torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.tensor([[0.0, 0.0], [0.0, 0.5]])
     assert mutual_information_loss(codes, recovered).item() == pytest.approx((0.5 + 0.125) / 2)
+    assert mutual_information_loss(codes, recovered, 0.5).item() == pytest.approx(4 * (0.5 + 0.125) / 2)
     categories, guesses = torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([[0.0, 2.0], [0.0, 0.0]])
     assert category_loss(categories, guesses).item() == pytest.approx((math.log(2) - math.log(sigmoid)) / 2)
 

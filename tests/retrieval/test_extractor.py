@@ -162,7 +162,8 @@ def test_no_file_of_it_names_this_machine(extractor: Path, catalogue: Path) -> N
 
 
 def test_a_released_extractor_goes_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert locate("best").name == "best-utzap50k" and Extractor.load("best").num_features == 1536
+    for name in ("best", "paper"):
+        assert locate(name).name == f"{name}-utzap50k" and Extractor.load(name).num_features == 1536
     (tmp_path / "best").mkdir()
     monkeypatch.chdir(tmp_path)
     assert locate("best") == Path("best")  # what is there comes first

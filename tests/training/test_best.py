@@ -56,8 +56,8 @@ def test_every_term_has_its_curve_and_every_part_moves(best: Path, catalogue: Pa
     for name, value in before.items():
         if value.is_floating_point():
             assert torch.equal(value, after[name]) == any(part in name for part in told), name
-    assert before["discriminator.trunk.fitted"] and before["ema_trunk.fitted"]
-    assert before["ema_trunk.likeness.gains"].abs().max() > 0
+    assert before["discriminator.trunk.fitted"] and before["ema_discriminator.trunk.fitted"]
+    assert before["ema_discriminator.trunk.likeness.gains"].abs().max() > 0
 
 
 def test_resume_is_exact_with_neighbours(best: Path, catalogue: Path, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def furthest(one: dict[str, Any], two: dict[str, Any]) -> float:
 
     first, second = tensors(one), tensors(two)
     assert first.keys() == second.keys() and "0 0 exp_avg" in first
-    assert any(name.startswith("ema_trunk.") for name in first)
+    assert any(name.startswith("ema_discriminator.") for name in first)
     return max(float((first[name].double() - second[name].double()).abs().max()) for name in first)
 
 

@@ -83,7 +83,10 @@ def assert_same_run(run: Path, other: Path, kimg: int) -> None:
     """Equal to the bit at that checkpoint, and the same curves up to there."""
     one, two = (load_checkpoint(path / f"kimg-{kimg:06d}.ckpt") for path in (run, other))
     assert one["images_seen"] == two["images_seen"] == 1000 * kimg
-    assert one["state_dict"].keys() == two["state_dict"].keys() and "ema_trunk.stages.0.1.weight" in one["state_dict"]
+    assert (
+        one["state_dict"].keys() == two["state_dict"].keys()
+        and "ema_discriminator.trunk.stages.0.1.weight" in one["state_dict"]
+    )
     differing = [name for name, value in one["state_dict"].items() if not torch.equal(value, two["state_dict"][name])]
     assert differing == []
     assert same(one["optimizer_states"], two["optimizer_states"])
@@ -332,7 +335,7 @@ def test_averages_begin_at_the_weights_where_none_are_transferred(whole: Path, c
     here = transferred(tmp_path / "plain.ckpt", small(catalogue, tmp_path, 1))["state_dict"]
     assert here.keys() == checkpoint["state_dict"].keys()
     for name, value in here.items():
-        network = name.replace("ema_trunk.", "discriminator.trunk.").replace("ema_generator.", "generator.")
+        network = name.removeprefix("ema_")
         assert torch.equal(value, plain[network])
 
 

@@ -237,7 +237,7 @@ def test_the_averaged_trunk_is_taken_where_there_is_one(run: Path) -> None:
     checkpoint = load_checkpoint(path)
     config = checkpoint_config(checkpoint, path)
     trained = load_trunk(checkpoint, config, path).state_dict()
-    averaged = {f"ema_trunk.{name}": weight * 0.5 for name, weight in trained.items()}
+    averaged = {f"ema_discriminator.trunk.{name}": weight * 0.5 for name, weight in trained.items()}
     checkpoint["state_dict"] |= averaged
     for name, weight in load_trunk(checkpoint, config, path).state_dict().items():
-        assert torch.equal(weight, averaged[f"ema_trunk.{name}"].to(weight.dtype))
+        assert torch.equal(weight, averaged[f"ema_discriminator.trunk.{name}"].to(weight.dtype))
