@@ -1,11 +1,12 @@
-"""The pictures of docs/training.md: a healthy run, a collapsed generator, an overpowered discriminator.
+"""The pictures of docs/training.md: a healthy run, a collapsed generator, an overpowered discriminator; and the one of
+docs/how-it-works.md: what the codes of `best` change.
 
     python benchmarks/guide_pictures.py [NAME …] [--runs DIR] [--output docs/pictures]
 
 Draws the sample catalogue, trains configs/demo.yaml on it three times with `train.py`, on one thread, and draws each
-run's curves beside the last grid of its fakes. Prints what it ran and what the logs warned of; fails where a log does
-not warn as its picture is to show. Ten minutes on one CPU core. `--runs` keeps the runs: a finished one is not
-trained again.
+run's curves beside the last grid of its fakes; of configs/best.yaml the last grid of its codes. Prints what it ran and
+what the logs warned of; fails where a log does not warn as its picture is to show. Ten minutes on one CPU core, and
+twenty for `codes`. `--runs` keeps the runs: a finished one is not trained again.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Case:
     title: str
     overrides: tuple[str, ...]
     warns: str | None
+    config: str = "demo"
 
 
 CASES = (
@@ -68,6 +70,13 @@ CASES = (
         "Overpowered discriminator: it is always sure, and the fakes stay noise",
         ("train.kimg=4", "train.lr_discriminator=2e-3", "train.lr_generator=1e-4", "model.trunk.dropout=0"),
         "d/saturation",
+    ),
+    Case(
+        "codes",
+        "Each row changes one code and holds all else",
+        ("train.kimg=100", "train.checkpoint_kimg=10", "train.grid_kimg=20"),
+        None,
+        "best",
     ),
 )
 
@@ -90,15 +99,17 @@ def main() -> None:
             if case.name in (arguments.names or names):
                 train(case, place)
                 report(case, place / case.name)
-                draw(case, place / case.name, arguments.output / f"{case.name}.png")
+                draw_it = draw_codes if case.name == "codes" else draw
+                draw_it(case, place / case.name, arguments.output / f"{case.name}.png")
 
 
 def train(case: Case, place: Path) -> None:
     """As a user would, on one thread."""
     paths = [f"data.root={place / 'photos'}", f"data.cache={place / 'cache'}", f"run.dir={place / case.name}"]
     settings = [*SETTINGS, *case.overrides]
-    print(f"\n$ python train.py configs/demo.yaml data.root=PHOTOS {' '.join(settings)}", flush=True)
-    command = [sys.executable, "train.py", "configs/demo.yaml", *paths, *settings]
+    config = f"configs/{case.config}.yaml"
+    print(f"\n$ python train.py {config} data.root=PHOTOS {' '.join(settings)}", flush=True)
+    command = [sys.executable, "train.py", config, *paths, *settings]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
     if done.returncode:
@@ -140,6 +151,27 @@ def draw(case: Case, run: Path, output: Path) -> None:
     picture.imshow(part(path))
     picture.set_title(f"fakes at {int(path.stem[-6:])} kimg", fontsize=9)
     picture.axis("off")
+    write(figure, output)
+
+
+def draw_codes(case: Case, run: Path, output: Path) -> None:
+    """The last grid of codes, its rows named."""
+    path = max((run / "grids").glob("codes-*.png"))
+    with Image.open(path) as grid:
+        sheet = grid.convert("RGB").resize((grid.width // 2, grid.height // 2), Image.Resampling.LANCZOS)
+    count = grid.height // 130  # 128 pixels and 2 of padding each
+    figure, panel = plt.subplots(figsize=(6.4, 3.5), dpi=120, layout="constrained")
+    figure.suptitle(case.title, fontsize=11, fontweight="bold")
+    panel.imshow(sheet)
+    panel.set_yticks(
+        [(row + 0.5) * sheet.height / count for row in range(count)],
+        [*(f"code {row + 1}, −1…1" for row in range(count - 1)), "category"],
+        fontsize=9,
+    )
+    panel.set_xticks([])
+    panel.tick_params(length=0)
+    panel.spines[:].set_visible(False)
+    panel.set_xlabel(f"the drawn sample, {int(path.stem[-6:])} kimg", fontsize=9)
     write(figure, output)
 
 
