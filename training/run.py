@@ -152,10 +152,8 @@ def transferred(source: Path, config: DictConfig) -> dict[str, Any]:
         raise UserError(f"transfer: {source} is of another model than this config's; set the same model.* keys")
     weights = {name: value for name, value in checkpoint["state_dict"].items() if not name.startswith("ema_")}
     if config.train.ema_kimg > 0:
-        for averaged, network in (("ema_discriminator.", "discriminator."), ("ema_generator.", "generator.")):
-            plain = {n.removeprefix(network): v for n, v in weights.items() if n.startswith(network)}
-            known = checkpoint["state_dict"]
-            weights |= {averaged + name: known.get(averaged + name, value) for name, value in plain.items()}
+        known = checkpoint["state_dict"]
+        weights |= {f"ema_{name}": known.get(f"ema_{name}", value) for name, value in weights.items()}
     return {"state_dict": weights, "optimizer_states": [], "images_seen": 0}
 
 
