@@ -41,6 +41,7 @@ SETTINGS = ["train.status_kimg=0.25", "train.checkpoint_kimg=1", "train.grid_kim
 # The generator; the discriminator on real photos, on fakes, on both; the trunk.
 TEAL, RED, VIOLET, AMBER, GREY = "#2f6f6d", "#c8553d", "#8a6fb0", "#b07d12", "#555555"
 SHOWN = 4  # columns of the grid, of its 8
+PITCH = 130  # pixels from photo to photo in a grid, 2 of them padding
 
 
 @dataclass(frozen=True)
@@ -158,8 +159,8 @@ def draw_codes(case: Case, run: Path, output: Path) -> None:
     """The last grid of codes, its rows named."""
     path = max((run / "grids").glob("codes-*.png"))
     with Image.open(path) as grid:
-        sheet = grid.convert("RGB").resize((grid.width // 2, grid.height // 2), Image.Resampling.LANCZOS)
-    count = grid.height // 130  # 128 pixels and 2 of padding each
+        sheet = halved(grid.convert("RGB"))
+    count = grid.height // PITCH
     figure, panel = plt.subplots(figsize=(6.4, 3.5), dpi=120, layout="constrained")
     figure.suptitle(case.title, fontsize=11, fontweight="bold")
     panel.imshow(sheet)
@@ -202,8 +203,11 @@ def thresholds(panel: Axes) -> None:
 def part(path: Path) -> Image.Image:
     """The left columns of a grid of fakes, at half its size."""
     with Image.open(path) as grid:
-        left = grid.convert("RGB").crop((0, 0, 2 + SHOWN * 130, grid.height))  # 128 pixels and 2 of padding each
-    return left.resize((left.width // 2, left.height // 2), Image.Resampling.LANCZOS)
+        return halved(grid.convert("RGB").crop((0, 0, 2 + SHOWN * PITCH, grid.height)))
+
+
+def halved(picture: Image.Image) -> Image.Image:
+    return picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.LANCZOS)
 
 
 def write(figure: plt.Figure, output: Path) -> None:
