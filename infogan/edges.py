@@ -7,65 +7,78 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, normalize, pad
 
 from infogan.dropout import Dropout
-from infogan.framing import FramedResize
-from infogan.trunk import AreaResize, Trunk
-from infogan.weakening import Weakening, nearest_others
+from infogan.framing import FramedResize, gradients
+from infogan.trunk import AreaResize, Trunk, grey
+from infogan.weakening import Weakening, nearest_others, unit
 
-CELL = 4  # pixels of a cell's side
-_FLOOR = 1e-5  # of squared gradients: paper white has no direction
+_FLOOR = 4e-5  # of squared gradients: paper white has no direction
 _WEAK = 0.05  # keeps the noise of white paper from being normalised to full strength; edges are near 1
-_SPREAD = 64, 0.5  # axes that are weakened, and the power
+_SPREAD = 32, 0.5  # axes that are weakened, and the power
 _LIKENESS = 128
 
 
 class Edges(nn.Module):
-    """How strong the edges of each direction are in every 8×8 cell.
+    """How strong the edges of each direction are in every cell.
 
     Histograms of oriented gradients (Dalal and Triggs 2005) in a form that is smooth and that every runtime computes
     alike: with θ the direction of the ink's gradient and m its length, direction d gets √m · cos³²(θ − d), averaged
     over a cell and, fading, half of each cell beside it. Neither the colour of a shoe nor whether it is darker than its
-    background changes it. Fixed: it has no weights and no state.
+    background changes it. Ink is 0 for white and 1 for black. Fixed: it has no weights and no state.
 
     Args:
         directions: evenly over half a turn.
-        size: (height, width) of the ink, multiples of 8.
+        size: (height, width) of the photos, multiples of `cell`.
+        cell: pixels of a cell's side.
     """
 
     turns: Tensor
     rows: Tensor
     columns: Tensor
 
-    def __init__(self, directions: int, size: tuple[int, int]) -> None:
+    def __init__(self, directions: int, size: tuple[int, int], cell: int) -> None:
         super().__init__()
         angles = torch.arange(directions) * math.pi / directions
-        self.register_buffer("turns", torch.stack([angles.cos(), angles.sin()], 1)[:, :, None, None], persistent=False)
-        self.register_buffer("rows", _cells(size[0]), persistent=False)
-        self.register_buffer("columns", _cells(size[1]).T.contiguous(), persistent=False)
+        cosine, sine = angles.cos(), angles.sin()
+        turns = torch.stack([cosine.square(), sine.square(), 2 * cosine * sine], 1)
+        self.register_buffer("turns", turns * 2 ** (-1 / 32), persistent=False)  # photos span twice as much as ink
+        self.register_buffer("rows", _cells(size[0], cell), persistent=False)
+        self.register_buffer("columns", _cells(size[1], cell).T.contiguous(), persistent=False)
 
-    def forward(self, ink: Tensor) -> Tensor:
-        """(N, 1, height, width) in 0…1 → (N, directions, height / 8, width / 8), 0 or more."""
-        ink = pad(ink, (1, 1, 1, 1), mode="replicate")
-        across, down = ink[:, :, 1:-1, 2:] - ink[:, :, 1:-1, :-2], ink[:, :, 2:, 1:-1] - ink[:, :, :-2, 1:-1]
-        squared = across.square() + down.square() + _FLOOR
-        # m · cos(θ − d) is the gradient along d. Brought to the power 32, the factor leaves √m of m³².
-        strength = conv2d(torch.cat([across, down], 1) * squared.pow(-63 / 128), self.turns)
-        for _ in range(5):
-            strength = strength.square()
-        return self.rows @ strength @ self.columns
+    def forward(self, photos: Tensor) -> Tensor:
+        """(N, 1, height, width) in −1…1 → (N, directions, height / cell, width / cell), 0 or more."""
+        across, down = gradients(photos)
+        squares = across * across, down * down
+        squared = squares[0] + squares[1] + _FLOOR  # m², with m twice the ink's
+        # cos²(θ − d) = cos²θ cos²d + sin²θ sin²d + 2 cosθ sinθ cosd sind, of which θ's part is a product over m².
+        # Brought to the power 16, the factor m^(1/32) leaves √m.
+        products = torch.cat([*squares, across * down], 1) * (_root(squared, 6) / squared)
+        strength = (self.turns @ products.flatten(2)).unflatten(2, across.shape[2:])
+        for _ in range(4):
+            strength = (
+                strength * strength
+            )  # a square is exported as a power, which runtimes take several times longer for
+        return self.rows @ (strength @ self.columns)
 
 
-def _cells(size: int) -> Tensor:
-    """Averages over cells: (size / 8, size), rows sum to 1.
+def _root(numbers: Tensor, times: int) -> Tensor:
+    """The square root, so many times over: quicker than a power wherever that is a logarithm and an exponential."""
+    for _ in range(times):
+        numbers = numbers.sqrt()
+    return numbers
 
-    Means of 8 pixels, at every fourth and as far as there are pixels, and then of every two of these.
+
+def _cells(size: int, cell: int) -> Tensor:
+    """Averages over cells: (size / cell, size − 2), rows sum to 1.
+
+    Means over a cell's length, at every half of it and as far as there are pixels, and then of every two of these. The
+    outermost pixels have no gradient.
     """
-    pixels = torch.arange(size)
-    starts = CELL * torch.arange(size // CELL).unsqueeze(1) - CELL // 2
-    halves = ((pixels >= starts) & (pixels < starts + 2 * CELL)).float()
-    return (halves / halves.sum(1, keepdim=True)).view(-1, 2, size).mean(1)
+    pixels = torch.arange(1, size - 1)
+    starts = cell / 2 * torch.arange(2 * size // cell).unsqueeze(1) - cell / 4
+    parts = (torch.minimum(pixels + 1, starts + cell) - torch.maximum(pixels, starts)).clamp_min(0)
+    return (parts / parts.sum(1, keepdim=True)).view(-1, 2, size - 2).mean(1)
 
 
 class Facing(nn.Module):
@@ -91,15 +104,16 @@ class Facing(nn.Module):
 
     def fit(self, maps: Tensor) -> None:
         """Estimate from (N, D) maps; most of them will stay as they are."""
-        unit = normalize(maps, dim=1)
-        differences = (unit - unit[:, self.mirror]).double()
+        lines = unit(maps)
+        differences = (lines - lines[:, self.mirror]).double()
         axis = torch.linalg.eigh(differences.T @ differences)[1][:, -1]
         self.axis.copy_(axis * (differences @ axis).sign().sum().sign())
 
     def forward(self, maps: Tensor) -> Tensor:
         """(N, D) → (N, D)."""
-        mirrored = maps[:, self.mirror]
-        return torch.where(((mirrored - maps) @ self.axis > 0).unsqueeze(1), mirrored, maps)
+        mirrored = maps.index_select(1, self.mirror)
+        further = maps @ (self.axis[self.mirror] - self.axis).unsqueeze(1) > 0  # mirroring is its own inverse
+        return torch.where(further, mirrored, maps)
 
 
 class EdgeTrunk(nn.Module):
@@ -111,27 +125,36 @@ class EdgeTrunk(nn.Module):
         directions: of the edges.
         hidden: width of the learned part's hidden layer.
         dropout: probability of dropping an input of either of its layers while training.
-        input_size: (height, width) that the photo is resized to first, multiples of 8.
+        input_size: (height, width) that the photo is resized to first, multiples of `cell`.
+        cell: pixels of the side of a cell of the map that it begins with.
         framing: how far the shoe is brought to one place and size before; None: the photo is taken as it is.
 
     Attributes:
+        colours: how many channels of a photo it looks at: edges are of the mean over colours.
         num_features: length of the feature vector.
         map_size: (channels, height, width) of the map it begins with.
         input_size: (height, width).
     """
 
+    colours = 1
     fitted: Tensor
 
     def __init__(
-        self, directions: int, hidden: int, dropout: float, input_size: Sequence[int], framing: float | None = None
+        self,
+        directions: int,
+        hidden: int,
+        dropout: float,
+        input_size: Sequence[int],
+        cell: int = 8,
+        framing: float | None = None,
     ) -> None:
         super().__init__()
         self.input_size = (input_size[0], input_size[1])
         self.resize: AreaResize | FramedResize = (
             AreaResize(*self.input_size) if framing is None else FramedResize(self.input_size, framing)
         )
-        self.edges = Edges(directions, self.input_size)
-        self.map_size = (directions, input_size[0] // (2 * CELL), input_size[1] // (2 * CELL))
+        self.edges = Edges(directions, self.input_size, cell)
+        self.map_size = (directions, input_size[0] // cell, input_size[1] // cell)
         self.num_features = math.prod(self.map_size)
         self.facing = Facing(self.map_size)
         self.spread = Weakening(self.num_features, _SPREAD[0])
@@ -146,8 +169,8 @@ class EdgeTrunk(nn.Module):
 
     def maps(self, photos: Tensor) -> Tensor:
         """(N, 3 or 1, *input_size) float in −1…1 → (N, num_features): the map of edge directions, 0 or more."""
-        coarse = self.edges((1 - grey(photos)) / 2)
-        length = coarse.square().sum(1, keepdim=True).add(1e-12).sqrt()
+        coarse = self.edges(grey(photos))
+        length = (coarse * coarse).sum(1, keepdim=True).add(1e-12).sqrt()
         return (coarse / (length + _WEAK)).flatten(1)
 
     @torch.no_grad()
@@ -159,15 +182,15 @@ class EdgeTrunk(nn.Module):
         the place of classes).
         """
         self.facing.fit(maps)
-        unit = normalize(self.facing(maps), dim=1)
-        mean = unit.mean(0)
-        self.spread.fit(unit - mean, mean, power=_SPREAD[1])
-        features = self.spread(unit)
+        features = unit(self.facing(maps))
+        mean = features.mean(0)
+        self.spread.fit(features - mean, mean, power=_SPREAD[1])
+        features = unit(self.spread(features))
         rows = torch.arange(len(features), device=features.device)
         nearest = nearest_others(features, 0, features, rows, 1).squeeze(1)
         self.likeness.fit(features - features[nearest], ridge=1.0)
         self.fitted.fill_(True)
-        return self.likeness(features)
+        return unit(self.likeness(features))
 
     def fixed(self, photos: Tensor) -> Tensor:
         """(N, 3, *input_size) float in −1…1 → (N, num_features), of length 1: what is not learned."""
@@ -175,7 +198,7 @@ class EdgeTrunk(nn.Module):
 
     def weighed(self, maps: Tensor) -> Tensor:
         """(N, num_features) maps → the `fixed` features."""
-        return self.likeness(self.spread(self.facing(maps)))
+        return unit(self.likeness(self.spread(unit(self.facing(maps)))))
 
     def guess(self, fixed: Tensor) -> Tensor:
         """What is learned: where the neighbours of photos of these `fixed` features are, on average; (N, D) both."""
@@ -187,16 +210,11 @@ class EdgeTrunk(nn.Module):
 
     def drawn(self, fixed: Tensor) -> Tensor:
         """`fixed` features, drawn to where the neighbours are guessed to be: (N, num_features), of length 1."""
-        return normalize(fixed + self.guess(fixed), dim=1)
+        return unit(fixed + self.guess(fixed))
 
     def forward(self, photos: Tensor) -> Tensor:
         """(N, 3, 128, 128) float in −1…1 → (N, num_features), of length 1."""
         return self.features(self.resize(grey(photos)))
-
-
-def grey(photos: Tensor) -> Tensor:
-    """(N, C, H, W) → (N, 1, H, W). Edges are of the mean over colours; to take it before resizing saves time."""
-    return photos.mean(1, keepdim=True)
 
 
 AnyTrunk = Trunk | EdgeTrunk

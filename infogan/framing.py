@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from infogan.photo import SIZE
-from infogan.trunk import area_weights
+from infogan.trunk import grey, overlaps, pixel_borders
 
 _EDGE = 0.1  # difference of ink between a pixel's neighbours that counts as an edge in full
 _MARGIN = 1.06
@@ -27,30 +26,46 @@ class FramedResize(nn.Module):
             is partial, in equal ratios.
     """
 
-    indices: Tensor
+    powers: Tensor
+    borders: Tensor
+    middle: Tensor
 
     def __init__(self, size: tuple[int, int], strength: float) -> None:
         super().__init__()
         self.size = size
         self.strength = strength
-        self.register_buffer("indices", (torch.arange(SIZE) + 0.5) * (2 / SIZE) - 1, persistent=False)
+        scale = 2 / SIZE
+        places = (torch.arange(1, SIZE - 1) + 0.5) * scale - 1
+        self.register_buffer("powers", torch.stack([places**0, places, places**2], 1), persistent=False)
+        self.register_buffer("borders", pixel_borders(SIZE) * scale - 1, persistent=False)
+        self.register_buffer("middle", torch.tensor(size[::-1]) / 2, persistent=False)
 
     def frames(self, photos: Tensor) -> Tensor:
         """(N, 4): centre x, y and half width, half height; the photo reaches from −1 to 1. May reach beyond it."""
+        return torch.cat(self._frames(photos), 1)
+
+    def _frames(self, photos: Tensor) -> tuple[Tensor, Tensor]:
         # Cut off here and not by `no_grad`, which an exported graph would carry along as a graph of its own.
-        ink = pad((1 - photos.detach().mean(1, keepdim=True)) / 2, (1, 1, 1, 1), mode="replicate")[:, 0]
-        across = ink[:, 1:-1, 2:] - ink[:, 1:-1, :-2]
-        down = ink[:, 2:, 1:-1] - ink[:, :-2, 1:-1]
-        edges = ((across.square() + down.square()).sqrt() / _EDGE).clamp_max(1) + 1e-3
-        profiles = torch.stack([edges.amax(1), edges.amax(2)], 1)
-        profiles = profiles / profiles.sum(2, keepdim=True)
-        centres = (profiles * self.indices).sum(2)
-        variances = (profiles * (self.indices - centres.unsqueeze(2)).square()).sum(2)
+        across, down = gradients(grey(photos.detach())[:, 0])
+        squared = across * across + down * down
+        strongest = torch.stack([squared.amax(1), squared.amax(2)], 1).sqrt()
+        profiles = (strongest / (2 * _EDGE)).clamp_max(1) + 1e-3  # photos span −1…1, twice as much as ink
+        sums, firsts, seconds = (profiles @ self.powers).unbind(2)
+        centres = firsts / sums
+        variances = seconds / sums - centres * centres
         halves = (3 * variances).sqrt().clamp_min(_LEAST)  # what they are of an even profile
-        return torch.cat([centres, (_MARGIN * halves) ** self.strength], 1)
+        return centres, (_MARGIN * halves) ** self.strength
 
     def forward(self, photos: Tensor) -> Tensor:
-        centres, halves = (self.frames(photos) * (SIZE / 2)).split(2, 1)
-        starts, stops = centres - halves + SIZE / 2, centres + halves + SIZE / 2
-        columns, rows = (area_weights(SIZE, self.size[1 - i], starts[:, i], stops[:, i]).unsqueeze(1) for i in (0, 1))
+        centres, halves = self._frames(photos)
+        scale = (self.middle / halves)[..., None, None]  # (N, 2, 1, 1)
+        borders = ((self.borders - centres[..., None, None]) * scale + self.middle[:, None, None]).flatten(1, 2)
+        columns = overlaps(borders[:, :2].transpose(0, 1), self.size[1]).unsqueeze(1)
+        rows = overlaps(borders[:, 2:].transpose(0, 1), self.size[0]).unsqueeze(1)
         return rows @ photos @ columns.mT
+
+
+def gradients(photos: Tensor) -> tuple[Tensor, Tensor]:
+    """(…, H, W) → (…, H − 2, W − 2) both: differences of each inner pixel's neighbours, across and down."""
+    across = photos[..., 1:-1, 2:] - photos[..., 1:-1, :-2]
+    return across, photos[..., 2:, 1:-1] - photos[..., :-2, 1:-1]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from infogan.dropout import Dropout
 from infogan.photo import SIZE
@@ -19,22 +19,36 @@ def to_signed(photos: Tensor) -> Tensor:
     return photos.float() / 127.5 - 1.0
 
 
-def area_weights(source: int, target: int, start: Tensor | float = 0.0, stop: Tensor | float | None = None) -> Tensor:
-    """Row i holds how much of each source pixel lies under target pixel i: (…, target, source), rows sum to 1.
+def grey(photos: Tensor) -> Tensor:
+    """(N, C, H, W) → (N, 1, H, W), the mean over colours."""
+    if photos.shape[1] == 1:
+        return photos
+    weights = photos.new_full((1, photos.shape[1]), 1 / photos.shape[1])  # a product is quicker than a mean
+    return (weights @ photos.flatten(2)).unflatten(2, photos.shape[2:])
 
-    Multiplying by it is area-averaged resizing, exactly and in every runtime alike, which the resize operators of
-    the export formats are not. `start` and `stop`, numbers or (…) tensors, are where the target begins and ends, in
-    source pixels: the whole source unless told. Beyond the source its last pixel goes on.
+
+def pixel_borders(count: int) -> Tensor:
+    """Where each of so many pixels begins and ends, (2, count); the first and the last go on without end."""
+    starts = torch.arange(float(count))
+    borders = torch.stack([starts, starts + 1])
+    borders[0, 0], borders[1, -1] = -_FAR, _FAR
+    return borders
+
+
+def overlaps(borders: Tensor, target: int) -> Tensor:
+    """How much of each of `target` pixels lies in each of others: (…, target, count), 0 to 1.
+
+    `borders` are (2, …, count), where these begin and end, in target pixels. Multiplying by it is area-averaged
+    resizing, exactly and in every runtime alike, which the resize operators of the export formats are not.
     """
-    start = torch.as_tensor(start)[..., None, None]
-    stop = torch.as_tensor(float(source) if stop is None else stop)[..., None, None]
-    scale = (stop - start) / target
-    left = start + torch.arange(target, device=start.device).unsqueeze(1) * scale
-    low = torch.arange(source, device=start.device, dtype=scale.dtype)
-    high = low + 1
-    low, high = pad(low[1:], (1, 0), value=-_FAR), pad(high[:-1], (0, 1), value=_FAR)
-    overlap = (torch.minimum(left + scale, high) - torch.maximum(left, low)).clamp_min(0)
-    return overlap / overlap.sum(-1, keepdim=True)  # not by the scale: white would be off by what was rounded
+    low, high = borders.unsqueeze(-2)
+    cells = torch.arange(float(target), device=borders.device).to(borders.dtype).unsqueeze(1)
+    return (torch.minimum(cells + 1, high) - torch.maximum(cells, low)).clamp_min(0)
+
+
+def area_weights(source: int, target: int) -> Tensor:
+    """`overlaps` where source and target are of one size: (target, source), rows sum to 1."""
+    return overlaps(pixel_borders(source) * (target / source), target)
 
 
 class AreaResize(nn.Module):
@@ -78,10 +92,13 @@ class Trunk(nn.Module):
         dropout: probability of dropping an input of the second and later stages while training.
 
     Attributes:
+        colours: how many channels of a photo it looks at.
         num_features: length of the feature vector.
         map_size: (channels, height, width) of the last map.
         input_size: (height, width).
     """
+
+    colours = 3
 
     def __init__(
         self, channels: Sequence[int], strides: Sequence[int], input_size: Sequence[int], dropout: float
@@ -109,12 +126,15 @@ class Trunk(nn.Module):
 class PhotoToFeatures(nn.Module):
     """What is exported: (N, 3, 128, 128) uint8 → (N, num_features) float32, with everything in between inside."""
 
-    def __init__(self, trunk: nn.Module) -> None:
+    def __init__(self, trunk: Any) -> None:
         super().__init__()
         self.trunk = trunk
 
     def forward(self, photos: Tensor) -> Tensor:
-        return self.trunk(to_signed(photos))
+        seen = photos.float()
+        if self.trunk.colours == 1:  # before anything else is done to three channels
+            seen = grey(seen)
+        return self.trunk(to_signed(seen))
 
 
 @torch.no_grad()

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 _BATCH = 512
 
 
-class Weakening(nn.Module):
-    """Features of length 1, weaker along a few axes: x ← x / |x| − μ, x ← x along axis i times gᵢ, x ← x / |x|.
+def unit(features: Tensor) -> Tensor:
+    """(N, D) → (N, D) of length 1; 0 stays 0."""
+    return features / features.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
-    So Euclidean distance orders like the cosine. Estimated by `fit`; until then only the lengths change.
+
+class Weakening(nn.Module):
+    """Features less their mean, weaker along a few axes: x ← x − μ, x ← x along axis i times 1 + gᵢ.
+
+    Estimated by `fit`; until then nothing changes.
 
     Args:
         num_features: D.
@@ -46,9 +50,9 @@ class Weakening(nn.Module):
         self.mean.zero_() if mean is None else self.mean.copy_(mean)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(N, D) → (N, D) of length 1."""
-        centred = normalize(features, dim=1) - self.mean
-        return normalize(centred + (centred @ self.axes * self.gains) @ self.axes.T, dim=1)
+        """(N, D) → (N, D)."""
+        centred = features - self.mean
+        return centred + (centred @ self.axes * self.gains) @ self.axes.T
 
 
 def nearest_others(queries: Tensor, first: int, gallery: Tensor, positions: Tensor, k: int) -> Tensor:

@@ -62,6 +62,7 @@ class TrunkConfig:
     input_size: list[int] = field(default_factory=lambda: [64, 96])
     dropout: float = 0.5
     directions: int = 0
+    cell: int = 8
     hidden: int = 0
     framing: float | None = None
 
@@ -313,7 +314,8 @@ def _edge_rules(trunk: DictConfig) -> list[tuple[str, bool, str]]:
     return [
         ("model.trunk.channels", not trunk.channels, "[] where model.trunk.directions is not 0"),
         ("model.trunk.hidden", trunk.hidden >= 1, "1 or more where model.trunk.directions is not 0"),
-        ("model.trunk.input_size", all(side % 8 == 0 for side in trunk.input_size), "multiples of 8"),
+        ("model.trunk.cell", trunk.cell >= 2, "2 or more"),
+        ("model.trunk.input_size", all(s % trunk.cell == 0 for s in trunk.input_size), "multiples of model.trunk.cell"),
     ]
 
 

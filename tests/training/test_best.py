@@ -109,7 +109,7 @@ def test_parts_can_be_left_out(overrides: list[str], absent: str, catalogue: Pat
 
 def test_neighbours_are_those_by_fixed_features(catalogue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_store([str(catalogue)], "pad", None)
-    trunk = EdgeTrunk(8, 16, 0.1, [64, 96], 0.5)
+    trunk = EdgeTrunk(8, 16, 0.1, [64, 96], framing=0.5)
     found = get_acquainted(trunk, store, 4, seed=0)
     assert found.shape == (120, 4) and found.dtype == torch.int32 and trunk.fitted
     with torch.no_grad():
@@ -140,7 +140,7 @@ def test_neighbours_are_those_by_fixed_features(catalogue: Path, monkeypatch: py
         ("model.trunk.channels=[8]", r"model\.trunk\.channels"),
         ("model.trunk.hidden=0", r"model\.trunk\.hidden"),
         ("model.eyes.strides=[2]", r"as long as model\.eyes\.channels"),
-        ("model.trunk.input_size=[60,96]", "multiples of 8"),
+        ("model.trunk.input_size=[64,96]", "multiples of model.trunk.cell"),
         ("model.generator.growth=odd", "one of even, double"),
         ("neighbours.views.hue=1", r"unknown key neighbours\.views\.hue"),
     ],
