@@ -2,6 +2,8 @@
 PYTHON ?= python3
 FAISS  ?= $(if $(shell nvidia-smi -L 2>/dev/null | grep GPU),gpu,cpu)
 READY  := .venv/ready-$(FAISS)
+# What the tests of examples/browser need; they are skipped where there is no npm.
+PAGE   := $(if $(shell command -v npm),examples/browser/node_modules/.ready)
 BIN    := .venv/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 
@@ -9,7 +11,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 demo: $(READY)
 	$(BIN)/python demo.py
 
-test: check
+test: check $(PAGE)
 	$(BIN)/python -m pytest -q -m "not slow and not gpu"
 
 check: $(READY)
@@ -31,6 +33,9 @@ $(READY): requirements/$(FAISS).txt pyproject.toml
 	$(BIN)/uv pip install -q --no-deps --no-build-isolation --python $(BIN)/python --editable .
 	touch $@
 
+examples/browser/node_modules/.ready: examples/browser/package.json
+	-cd examples/browser && npm install --silent --no-package-lock --no-audit --no-fund && touch node_modules/.ready
+
 # Resolve the ranges of pyproject.toml anew; no host name enters the files.
 lock: $(READY)
 	for faiss in cpu gpu; do \
@@ -39,4 +44,4 @@ lock: $(READY)
 	done
 
 clean:
-	rm -rf .venv demo build *.egg-info
+	rm -rf .venv demo build *.egg-info examples/browser/node_modules

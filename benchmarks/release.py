@@ -17,8 +17,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from infogan.files import write_atomically
 from infogan.sources import PhotoFiles
+from retrieval.directory import RELEASED
 from retrieval.evaluate import evaluate
-from retrieval.extractor import RELEASED, Extractor
+from retrieval.extractor import Extractor
 from training.exporting import export
 
 RELEASES = Path(__file__).resolve().parent.parent / "checkpoints" / "released"
@@ -42,7 +43,8 @@ def main() -> None:
     parser.add_argument("--hardware", required=True, help="what it was trained on, and for how long")
     parser.add_argument("--photos", nargs="+", help="the training photos, where they are not where the run had them")
     arguments = parser.parse_args()
-    directory = export(arguments.source, RELEASES / RELEASED[arguments.name], arguments.photos)
+    place, int8 = RELEASES / RELEASED[arguments.name], (arguments.dev, arguments.labels)
+    directory = export(arguments.source, place, arguments.photos, int8=int8)
     extractor, files = Extractor.load(directory), PhotoFiles(arguments.dev)
     reports = {k: evaluate(extractor, files, arguments.labels, k, floors=False) for k in (1, 5, 10)}
     config = extractor.config["run"]

@@ -17,6 +17,14 @@ _MACHINE = {
 }
 
 
+# What is not installed with the core, and the extra that brings it.
+_EXTRAS = {
+    **dict.fromkeys(("torch", "pytorch_lightning", "omegaconf", "tensorboard", "safetensors"), "train"),
+    **dict.fromkeys(("onnx", "onnxscript", "yaml"), "train"),
+    "faiss": "cpu",
+}
+
+
 class UserError(ValueError):
     """A mistake of the user's. The message is one line that names the thing and the remedy."""
 
@@ -39,6 +47,12 @@ def run_command(main: Callable[[], None]) -> int:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in _EXTRAS:
+            raise
+        print(f"error: {module} is missing: pip install 'sole2vec[{_EXTRAS[module]}]'", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in _MACHINE:

@@ -79,14 +79,22 @@ def fit_photo(image: Image.Image, fit: str) -> np.ndarray:
     if fit not in FITS:
         raise UserError(f"fit {fit!r} is not known; choose one of {', '.join(FITS)}")
     if fit == "stretch":
-        return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+        return np.asarray(_resize(image, SIZE, SIZE))
     # Scaled before it is padded: the square around a very wide photo would not fit into memory.
     scale = SIZE / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
     square = Image.new("RGB", (SIZE, SIZE), "white")
-    inner = image.resize((width, height), Image.Resampling.BICUBIC)
+    inner = _resize(image, width, height)
     square.paste(inner, ((SIZE - width) // 2, (SIZE - height) // 2))
     return np.asarray(square)
+
+
+def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Along the rows and then along the columns, rounded in between: which comes first differs between Pillow's
+    versions, and with it the pixels."""
+    for size in ((width, image.height), (width, height)):
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    return image
 
 
 def photo_spec(fit: str) -> dict[str, Any]:

@@ -1,12 +1,16 @@
 """Index a catalogue, search it, measure an extractor.
 
-    python -m retrieval index    EXTRACTOR PHOTOS… INDEX
+    python -m retrieval index    EXTRACTOR PHOTOS… INDEX [--int8]
     python -m retrieval search   INDEX PHOTO [-k 5]
     python -m retrieval remove   INDEX ID…
-    python -m retrieval evaluate EXTRACTOR PHOTOS… --labels SCHEME [-k 5]
+    python -m retrieval evaluate EXTRACTOR PHOTOS… --labels SCHEME [-k 5] [--int8]
+    python -m retrieval describe EXTRACTOR
+    python -m retrieval verify   EXTRACTOR
 
-EXTRACTOR is a directory that export.py wrote, or the name of a released one, `best` or `paper`. PHOTOS is a folder
-(read recursively), a zip, or several. With --json, one object on standard output and nothing else.
+EXTRACTOR is a directory that export.py wrote, or the name of a released one, `best` or `paper`; with --int8, its
+smaller and faster form. PHOTOS is a folder (read recursively), a zip, or several. `describe` prints the extractor's
+card, `verify` whether this machine computes what it should. With --json, one object on standard output and nothing
+else.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before FAISS: spinning th
 from infogan.errors import ArgumentParser, UserError, run_command
 
 EXTRACTOR = "a directory that export.py wrote, or a released one: best or paper"
+INT8 = "the extractor's smaller and faster form, where it has one"
 
 
 def main() -> None:
@@ -33,6 +38,10 @@ def main() -> None:
         print(json.dumps(report))
     else:
         arguments.show(report)
+    if arguments.command == "verify" and not report["ok"]:
+        from retrieval.golden import refuse
+
+        refuse(report)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -45,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     index.add_argument("extractor", type=Path, metavar="EXTRACTOR", help=EXTRACTOR)
     index.add_argument("photos", nargs="+", metavar="PHOTOS")
     index.add_argument("index", type=Path, metavar="INDEX")
+    index.add_argument("--int8", action="store_true", help=INT8)
     index.set_defaults(run=_index, show=_show_index)
 
     search = commands.add_parser("search", help="find the items that look most like a photo")
@@ -66,7 +76,16 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--labels", required=True, metavar="SCHEME", help="utzap50k-8, -21, -4, folder, or a .csv")
     evaluate.add_argument("-k", type=int, default=5, help="neighbours looked at (default: 5)")
     evaluate.add_argument("--no-floors", dest="floors", action="store_false", help="only the extractor's own row")
+    evaluate.add_argument("--int8", action="store_true", help=INT8)
     evaluate.set_defaults(run=_evaluate, show=_show_evaluation)
+
+    describe = commands.add_parser("describe", help="print an extractor's card")
+    describe.add_argument("extractor", type=Path, metavar="EXTRACTOR", help=EXTRACTOR)
+    describe.set_defaults(run=_describe, show=lambda report: print(report["card"]))
+
+    verify = commands.add_parser("verify", help="replay an extractor's golden photos on this machine")
+    verify.add_argument("extractor", type=Path, metavar="EXTRACTOR", help=EXTRACTOR)
+    verify.set_defaults(run=_verify, show=_show_verification)
 
     for command in commands.choices.values():
         command.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
@@ -78,7 +97,7 @@ def _index(arguments: argparse.Namespace) -> dict[str, Any]:
     from retrieval.extractor import Extractor
     from retrieval.index import Index
 
-    extractor = Extractor.load(arguments.extractor)
+    extractor = Extractor.load(arguments.extractor, int8=arguments.int8)
     files = PhotoFiles(arguments.photos)
     exists = (arguments.index / "manifest.json").exists()
     index = Index(arguments.index) if exists else Index.create(arguments.index, extractor)
@@ -131,7 +150,7 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     from retrieval.evaluate import evaluate
     from retrieval.extractor import Extractor
 
-    extractor = Extractor.load(arguments.extractor)
+    extractor = Extractor.load(arguments.extractor, int8=arguments.int8)
     return evaluate(extractor, PhotoFiles(arguments.photos), arguments.labels, arguments.k, arguments.floors)
 
 
@@ -151,6 +170,41 @@ def _show_evaluation(report: dict[str, Any]) -> None:
     )
     outside = f"{report['unlabelled']:,} outside {report['scheme']}"
     print(f"{report['n']:,} photos, {outside}, {report['unreadable']:,} unreadable")
+
+
+def _describe(arguments: argparse.Namespace) -> dict[str, Any]:
+    from retrieval.directory import MODEL, locate, read_config, read_files
+
+    directory = locate(arguments.extractor)
+    config = read_config(directory)
+    read_files(directory, config, MODEL)  # refuses what is damaged
+    card = directory / "README.md"
+    text = card.read_text(errors="replace") if card.is_file() else f"{directory}: has no README.md"
+    visible = "".join(letter for letter in text if letter.isprintable() or letter == "\n")  # it may come from anybody
+    return {"extractor": str(directory), "card": visible.strip(), "config": config}
+
+
+def _verify(arguments: argparse.Namespace) -> dict[str, Any]:
+    from retrieval.golden import verify
+
+    return verify(arguments.extractor)
+
+
+def _show_verification(report: dict[str, Any]) -> None:
+    count, pixels = report["photos"], report["pixels"]
+    same = count - len(pixels["differ"])
+    print(f"{count} golden photos; {same} are decoded and fitted to the same pixels as where the extractor was made")
+    if pixels["differ"]:
+        print(f"others: {', '.join(pixels['differ'])}; off by {pixels['largest']} of 255 at most, {pixels['mean']:.2g}")
+    _print_table(
+        ("form", "the network alone", "end to end", "same five nearest"),
+        [
+            (name, f"{form['network']:.1e}", f"{form['end_to_end']:.1e}", f"{form['top_5']} of {count}")
+            for name, form in report["forms"].items()
+        ],
+    )
+    versions = ", ".join(map(" ".join, report["versions"].items()))
+    print(f"largest differences, as parts of a vector's length; here: {versions}")
 
 
 def _figure(value: float | None) -> str:

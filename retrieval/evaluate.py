@@ -10,7 +10,8 @@ import numpy as np
 from infogan.errors import UserError
 from infogan.photo import SIZE
 from infogan.sources import PhotoFiles
-from retrieval.extractor import Extractor, decode_files
+from retrieval.decoding import decode_files
+from retrieval.extractor import Extractor
 from retrieval.labels import label_photos
 from retrieval.metrics import neighbour_report
 

@@ -1,204 +1,188 @@
-"""An exported extractor: photos in, (N, 1536) float32 out. Needs its directory and ONNX Runtime alone."""
+"""An exported extractor: photos in, (N, 1536) float32 out. Needs its directory, NumPy, Pillow and ONNX Runtime."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
+from io import IOBase
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime as ort
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from PIL import Image
 
-from infogan.errors import UserError
-from infogan.photo import Source, check_photo_spec, fit_photo, load_photo, open_rgb
+from infogan.photo import Source, check_photo_spec, load_photo
 from infogan.sources import PhotoFiles
+from retrieval.decoding import decode, in_parallel
+from retrieval.directory import CONFIG, INT8, MODEL, identity, locate, read_config, read_files
 
-FORMAT = 1
-BATCH = 16  # small batches stay in the processor's cache; 64 were slower per photo
-_CHUNK = 64
-RELEASED = {"best": "best-utzap50k", "paper": "paper-utzap50k"}
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+BATCH = 8  # photos of one call of the network: more of them leave the processor's cache, fewer repeat its overhead
+GPU_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A stretch of a stream: (n, D) float32 features, which photos they are of, counted from 0, and (number, reason) of
+    those among them that are not readable."""
+
+    rows: list[int]
+    features: np.ndarray
+    failures: list[tuple[int, str]]
 
 
 class Extractor:
-    """Photos to features, by the model in an exported directory.
+    """Photos to features, by the model in an exported directory. Safe to use from several threads.
 
     Attributes:
         directory: where it was loaded from.
-        sha256: identity: of the model file and the photo settings. Features of different identities do not compare.
+        config: its `config.json`.
+        model: the file it runs: the fp32 or the int8 form.
+        sha256: identity, of the model file and the photo settings. Features of different identities do not compare.
         fit: how photos are made square.
-        num_features: length of a feature vector.
+        num_features: length D of a feature vector.
+        threads: photos that are worked on at once.
     """
 
-    def __init__(self, directory: Path, config: dict[str, Any], session: ort.InferenceSession) -> None:
-        self.directory = directory
-        self.config = config
+    def __init__(
+        self, directory: Path, config: dict[str, Any], model: str, session: ort.InferenceSession, threads: int
+    ):
+        self.directory, self.config, self.model, self.threads = directory, config, model, threads
         self.fit = check_photo_spec(config["photo"])
         self.num_features = int(config["num_features"])
-        self.sha256 = extractor_identity(config)
+        self.sha256 = identity(config, model)
+        self.batch = BATCH if session.get_providers()[0] == "CPUExecutionProvider" else GPU_BATCH
         self._session = session
+        self._kept: dict[str, Any] = {}
 
     @classmethod
-    def load(cls, directory: str | Path, threads: int | None = None, untrained: int | None = None) -> Extractor:
+    def load(
+        cls, directory: str | Path, threads: int | None = None, int8: bool = False, untrained: int | None = None
+    ) -> Extractor:
         """Open an exported directory.
 
         Args:
             directory: as `export.py` wrote it, or the name of a released one, `best` or `paper`.
-            threads: for inference; None takes every core, 1 is best for single photos.
+            threads: photos that are worked on at once; default: as many as there are cores.
+            int8: take the smaller and faster form, where the export has written one. Its features are near to those of
+                the other, and do not compare with them.
             untrained: the seed of a network like this one before it was trained: a floor for training to beat.
 
         Raises:
             UserError: the directory is no extractor, of a newer version, incomplete, or was changed after its export.
         """
+        import onnxruntime as ort  # takes longer to import than all the rest
+
         directory = locate(directory)
         config = read_config(directory)
+        check_photo_spec(config["photo"])
+        model = INT8 if int8 else MODEL
+        content = read_files(directory, config, model)
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or os.cpu_count() or 1
-        # Threads that spin while they wait make everything up to 40 times slower where a core is busy.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # They take the place of those in the file, and must live as long as the session.
+        weights = {} if untrained is None else _untrained(config, untrained)
+        for name, weight in weights.items():
+            options.add_initializer(name, weight)
+        if weights:  # before weights are brought into the layout of the processor
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        # One thread a call, and several calls at once: threads that share a call wait for each other after every
+        # operator, which makes everything up to 40 times slower where a core is busy.
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        # What is below 1e-38 is 0; the processor takes a hundred times longer for it.
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
         options.log_severity_level = 3
-        model: Any = str(directory / "model.onnx")
-        if untrained is not None:
-            model = _untrained(Path(model), config, untrained)
-        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        return cls(directory, config, session)
+        there = ort.get_available_providers()
+        providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in there]
+        # From its bytes: they are those whose sha256 was checked, and cannot refer to other files.
+        session = ort.InferenceSession(content, options, providers=providers)
+        extractor = cls(directory, config, model, session, threads or os.cpu_count() or 1)
+        extractor._kept = weights
+        return extractor
 
-    def __call__(self, photos: Iterable[Source]) -> np.ndarray:
-        """Features of paths, encoded bytes, PIL images or arrays: (N, num_features) float32.
+    def __call__(self, photos: Source | Iterable[Source]) -> np.ndarray:
+        """Features of one photo or of several, (N, num_features) float32.
+
+        A photo is a path, encoded bytes, an open file, a PIL image, or an (H, W[, 3 or 4]) uint8 array.
 
         Raises:
             PhotoError: one of them is not a readable photo.
         """
-        photos = iter(photos)
+        several: Any = [photos] if _is_one(photos) else photos
+        remaining = iter(several)
         parts = [np.empty((0, self.num_features), np.float32)]
-        while batch := [load_photo(photo, self.fit) for photo in islice(photos, BATCH)]:
-            parts.append(self.features(np.stack(batch)))
+        while chunk := [load_photo(photo, self.fit) for photo in islice(remaining, self.batch * self.threads)]:
+            parts.append(self.features(np.stack(chunk)))
         return np.concatenate(parts)
+
+    def stream(self, photos: Iterable[Source] | PhotoFiles, title: str = "embedding") -> Iterator[Embedded]:
+        """Features of however many photos, a stretch at a time and in order, on all threads, with a progress bar.
+
+        Unreadable photos are set apart, and memory does not grow. Of `PhotoFiles`, numbers are rows.
+        """
+        total = len(photos) if isinstance(photos, Sized) else None
+        rows: Iterable[tuple[int, Any]]
+        rows = ((row, photos) for row in range(len(photos))) if isinstance(photos, PhotoFiles) else enumerate(photos)
+
+        def work(chunk: list[tuple[int, Any]]) -> Embedded:
+            decoded = decode(chunk, [self.fit])
+            features = np.empty((len(decoded.rows), self.num_features), np.float32)
+            for part in self._parts(len(features)):
+                features[part] = self._run(np.stack(decoded.pixels[self.fit][part]))
+            return Embedded(decoded.rows, features, decoded.failures)
+
+        return in_parallel(work, rows, title, total, self.threads)
 
     def features(self, photos: np.ndarray) -> np.ndarray:
         """(N, 128, 128, 3) uint8 photos, fitted with `self.fit` → (N, num_features) float32."""
-        parts = [
-            self._session.run(None, {"photos": np.ascontiguousarray(photos[i : i + BATCH].transpose(0, 3, 1, 2))})[0]
-            for i in range(0, len(photos), BATCH)
-        ]
-        return np.concatenate(parts) if parts else np.empty((0, self.num_features), np.float32)
+        features = np.empty((len(photos), self.num_features), np.float32)
+
+        def work(part: slice) -> None:
+            features[part] = self._run(photos[part])
+
+        parts = self._parts(len(photos))
+        for _ in self._pool.map(work, parts) if self.threads > 1 and len(parts) > 1 else map(work, parts):
+            pass
+        return features
+
+    def files(self) -> tuple[str, str]:
+        """The files of its directory that a copy needs to give the same features."""
+        return CONFIG, self.model
+
+    def _parts(self, count: int) -> list[slice]:
+        return [slice(start, start + self.batch) for start in range(0, count, self.batch)]
+
+    def _run(self, photos: np.ndarray) -> np.ndarray:
+        return self._session.run(None, {"photos": np.ascontiguousarray(photos.transpose(0, 3, 1, 2))})[0]
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.threads, "extractor")
 
 
-def locate(name: str | Path) -> Path:
-    """The directory of that name; where there is none, the released extractor that the project brings along."""
-    directory = Path(name)
-    if directory.exists() or str(name) not in RELEASED:
-        return directory
-    # Beside this package in a checkout, inside it where a wheel was installed.
-    here = Path(__file__).resolve().parent
-    places = [place / RELEASED[str(name)] for place in (here.parent / "checkpoints" / "released", here / "released")]
-    return next((place for place in places if place.exists()), directory)
+def _is_one(photos: Any) -> bool:
+    """Whether it is one photo and not several of them."""
+    return isinstance(photos, str | Path | bytes | IOBase | Image.Image) or (
+        isinstance(photos, np.ndarray) and photos.ndim < 4
+    )
 
 
-def read_config(directory: Path) -> dict[str, Any]:
-    """The checked `config.json` of an extractor directory, whose model file is the one it was written with."""
-    path = directory / "config.json"
-    try:
-        config = json.loads(path.read_text())
-        newer = int(config["format"]) > FORMAT
-        recorded = config["sha256"]["model.onnx"]
-        if not {"photo", "num_features", "learned"} <= config.keys():
-            raise KeyError
-    except FileNotFoundError:
-        raise UserError(f"{directory}: not an extractor (no config.json); make one with export.py") from None
-    except NotADirectoryError:
-        raise UserError(f"{directory}: not a directory; an extractor is the directory that export.py writes") from None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: damaged, or not of an extractor; export again") from None
-    if newer:
-        raise UserError(f"{path}: written by a newer version; upgrade sole2vec")
-    model = directory / "model.onnx"
-    if not model.is_file():
-        raise UserError(f"{directory}: model.onnx is missing; copy the whole directory or export again")
-    if hashlib.sha256(model.read_bytes()).hexdigest() != recorded:
-        raise UserError(f"{model}: changed since its export (sha256 differs); copy it again or export again")
-    return config
-
-
-def extractor_identity(config: dict[str, Any]) -> str:
-    """sha256 over the model file's and the photo settings: what decides a feature vector, and nothing else."""
-    return hashlib.sha256(
-        json.dumps([config["sha256"]["model.onnx"], config["photo"]], sort_keys=True).encode()
-    ).hexdigest()
-
-
-def _untrained(model: Path, config: dict[str, Any], seed: int) -> bytes:
-    """The model file with its learned weights drawn from N(0, 2 / fan-in), and its biases 0.
+def _untrained(config: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Weights in the place of the learned ones: drawn from N(0, 2 / fan-in), and biases 0.
 
     All are 0 where what is learned is added to what is not, and begins at nothing.
     """
-    import onnx  # heavy, and needed for this floor alone
+    import onnxruntime as ort
 
-    random = np.random.default_rng(seed)
-    network = onnx.load(model)
-    for item in network.graph.initializer:
-        if item.name in config["learned"]:
-            drawn = len(item.dims) > 1 and config.get("untrained") != "zeros"
-            scale = (2 / np.prod(item.dims[1:])) ** 0.5 if drawn else 0.0
-            weight = (random.standard_normal(item.dims) * scale).astype(np.float32)
-            item.CopyFrom(onnx.numpy_helper.from_array(weight, item.name))
-    return network.SerializeToString()
-
-
-@dataclass
-class Decoded:
-    """A stretch of photos on their way: positions in the files, their bytes' sha256, and pixels by fit."""
-
-    rows: list[int] = field(default_factory=list)
-    digests: list[str] = field(default_factory=list)
-    pixels: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    failures: list[tuple[str, str]] = field(default_factory=list)
-
-    def stacked(self, fit: str) -> np.ndarray:
-        """(len(rows), 128, 128, 3) uint8."""
-        return np.stack(self.pixels[fit])
-
-
-def decode_files(files: PhotoFiles, rows: Sequence[int], fits: Iterable[str], title: str) -> Iterator[Decoded]:
-    """Decode photos once, in parallel and ahead of the consumer, with a progress bar; in order, unreadable ones apart.
-
-    Memory holds a few chunks of 64 photos, however many there are.
-    """
-    chunks = [rows[i : i + _CHUNK] for i in range(0, len(rows), _CHUNK)]
-    console = Console(stderr=True)
-    columns = TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    workers = os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool, bar as progress:
-        task = progress.add_task("", total=len(rows))
-        waiting = [pool.submit(_decode_chunk, files, chunk, tuple(fits)) for chunk in chunks[: 2 * workers]]
-        upcoming = iter(chunks[2 * workers :])
-        while waiting:
-            decoded = waiting.pop(0).result()
-            waiting += [pool.submit(_decode_chunk, files, chunk, tuple(fits)) for chunk in islice(upcoming, 1)]
-            yield decoded
-            progress.advance(task, len(decoded.rows) + len(decoded.failures))
-
-
-def _decode_chunk(files: PhotoFiles, rows: Sequence[int], fits: tuple[str, ...]) -> Decoded:
-    decoded = Decoded(pixels={fit: [] for fit in fits})
-    for row in rows:
-        try:
-            data = files.read(row)
-            image = open_rgb(data)
-            fitted = {fit: fit_photo(image, fit) for fit in fits}
-        except Exception as error:  # damage inside an archive shows in many ways; none of them stops the rest
-            decoded.failures.append((files.names[row], str(error)))
-            continue
-        decoded.rows.append(row)
-        decoded.digests.append(hashlib.sha256(data).hexdigest())
-        for fit, pixels in fitted.items():
-            decoded.pixels[fit].append(pixels)
-    return decoded
+    random, weights = np.random.default_rng(seed), {}
+    for name, shape in config["learned"].items():
+        drawn = len(shape) > 1 and config.get("untrained") != "zeros"
+        scale = (2 / np.prod(shape[1:])) ** 0.5 if drawn else 0.0
+        weight = (random.standard_normal(shape) * scale).astype(np.float32)
+        weights[name] = ort.OrtValue.ortvalue_from_numpy(weight)
+    return weights

@@ -26,7 +26,9 @@ from infogan.errors import UserError
 from infogan.files import held, write_atomically
 from infogan.photo import Source
 from infogan.sources import PhotoFiles
-from retrieval.extractor import Decoded, Extractor, decode_files
+from retrieval.decoding import Decoded, decode_files
+from retrieval.directory import INT8
+from retrieval.extractor import Extractor
 from retrieval.knn import nearest
 from retrieval.segments import read_segment, write_segment
 
@@ -89,7 +91,7 @@ class Index:
         temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
         try:
             (temporary / "extractor").mkdir(parents=True)
-            for name in ("config.json", "model.onnx"):
+            for name in extractor.files():
                 shutil.copyfile(extractor.directory / name, temporary / "extractor" / name)
             write_atomically(temporary / "manifest.json", json.dumps(manifest))
             temporary.rename(directory)
@@ -123,7 +125,8 @@ class Index:
     @cached_property
     def extractor(self) -> Extractor:
         """The extractor that made this index, on one thread: queries come one by one."""
-        return Extractor.load(self.directory / "extractor", threads=1)
+        directory = self.directory / "extractor"
+        return Extractor.load(directory, threads=1, int8=(directory / INT8).exists())
 
     def add(self, extractor: Extractor, files: PhotoFiles) -> Added:
         """Embed and append the photos that are not there yet.
@@ -264,7 +267,7 @@ class _Batch:
 
     def take(self, decoded: Decoded, files: PhotoFiles) -> None:
         """Embed those that are not there already."""
-        self.unreadable += decoded.failures
+        self.unreadable += [(files.names[row], reason) for row, reason in decoded.failures]
         fresh, items = [], []
         for position, (row, digest) in enumerate(zip(decoded.rows, decoded.digests, strict=True)):
             place = files.root(row), files.names[row]

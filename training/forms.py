@@ -40,8 +40,8 @@ def fold(trunk: AnyTrunk) -> AnyTrunk:
     return folded
 
 
-def write_forms(trunk: AnyTrunk, directory: Path) -> list[str]:
-    """Write all three into `directory`; returns the names that the learned weights have in the ONNX file."""
+def write_forms(trunk: AnyTrunk, directory: Path) -> dict[str, list[int]]:
+    """Write all three into `directory`; returns the names and shapes of the learned weights in the ONNX file."""
     write_atomically(directory / "model.safetensors", save(trunk.state_dict()))
     network = PhotoToFeatures(fold(trunk)).eval()
     # Two photos, not one: exporters take a batch of 1 for a constant.
@@ -68,7 +68,7 @@ def write_forms(trunk: AnyTrunk, directory: Path) -> list[str]:
         item.ClearField("metadata_props")  # the same
     write_atomically(directory / "model.onnx", model.SerializeToString())
     learned = dict(network.named_parameters())
-    return [item.name for item in model.graph.initializer if item.name in learned]
+    return {item.name: list(item.dims) for item in model.graph.initializer if item.name in learned}
 
 
 def _saved(program: torch.export.ExportedProgram) -> bytes:

@@ -162,3 +162,16 @@ def test_the_spec_round_trips_and_unknown_settings_are_refused() -> None:
     for change in ({"interpolation": "nearest"}, {"fit": "crop"}, {"crop": 0.9}):
         with pytest.raises(UserError, match="photo settings"):
             check_photo_spec({**photo_spec("pad"), **change})
+
+
+@pytest.mark.parametrize("fit", ["pad", "stretch"])
+@pytest.mark.parametrize("size", [(136, 102), (102, 136), (40, 300), (300, 40), (128, 128), (1365, 1024)])
+def test_rows_are_resized_before_columns(size: tuple[int, int], fit: str) -> None:
+    """Whatever Pillow's version does where it is asked for both at once."""
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    width, height = (128, 128) if fit == "stretch" else (max(1, round(side * 128 / max(size))) for side in size)
+    rows = Image.fromarray(pixels).resize((width, size[1]), Image.Resampling.BICUBIC)
+    expected = np.asarray(rows.resize((width, height), Image.Resampling.BICUBIC))
+    left, top = (128 - width) // 2, (128 - height) // 2
+    found = load_photo(pixels, fit)[top : top + height, left : left + width]
+    np.testing.assert_array_equal(found, expected)

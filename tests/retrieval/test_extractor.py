@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,9 @@ from infogan.errors import UserError
 from infogan.photo import PhotoError, load_photo
 from infogan.sources import PhotoFiles
 from infogan.trunk import PhotoToFeatures
-from retrieval.extractor import Extractor, decode_files, locate
+from retrieval.decoding import decode_files
+from retrieval.directory import locate
+from retrieval.extractor import Extractor
 from tests.conftest import command
 from training.exporting import export, load_trunk
 from training.forms import fold, same_neighbours
@@ -95,6 +99,57 @@ def test_every_kind_of_source_gives_the_same_features(extractor: Path, catalogue
         load([path, b"no photo"])
 
 
+def test_one_photo_or_several_in_any_number(extractor: Path, catalogue: Path) -> None:
+    path = next(catalogue.rglob("*.jpg"))
+    load = Extractor.load(extractor, threads=2)
+    pixels = np.asarray(Image.open(path))
+    for one in (path, str(path), path.read_bytes(), Image.open(path), pixels, path.open("rb")):
+        assert load(one).shape == (1, 1536)
+    several = load(np.stack([pixels] * 3))
+    assert several.shape == (3, 1536)
+    np.testing.assert_array_equal(several[2], load(path)[0])
+
+
+def test_threads_make_no_difference(extractor: Path, pixels: np.ndarray) -> None:
+    one, three = (Extractor.load(extractor, threads=threads).features(pixels) for threads in (1, 3))
+    np.testing.assert_array_equal(one, three)
+
+
+def test_a_stream_keeps_order_and_sets_failures_apart(extractor: Path, catalogue: Path) -> None:
+    paths = sorted(catalogue.rglob("*.jpg"))
+    photos = [b"no photo" if row in (3, 70, 71) else path.read_bytes() for row, path in enumerate(paths)]
+    load = Extractor.load(extractor, threads=2)
+    drawn = 0
+
+    def arriving() -> Iterator[bytes]:
+        nonlocal drawn
+        for photo in photos * 20:
+            drawn += 1
+            yield photo
+
+    parts, ahead = [], 0
+    for part in load.stream(arriving()):
+        parts.append(part)
+        ahead = max(ahead, drawn - sum(len(p.rows) + len(p.failures) for p in parts))
+    assert ahead <= 5 * 64  # however long the stream
+    rows = [row for part in parts for row in part.rows]
+    failures = {row for part in parts for row, _ in part.failures}
+    assert rows == sorted(set(range(20 * len(paths))) - failures)
+    assert failures == {start + row for start in range(0, 20 * len(paths), len(paths)) for row in (3, 70, 71)}
+    features = np.concatenate([part.features for part in parts])
+    again = load([photo for photo in photos if photo != b"no photo"])
+    np.testing.assert_array_equal(features[: len(again)], again)
+
+
+def test_a_stream_of_files_goes_by_their_rows(extractor: Path, catalogue: Path, tmp_path: Path) -> None:
+    photos = Path(shutil.copytree(catalogue, tmp_path / "photos"))
+    (photos / "Boots" / "broken.jpg").write_text("no")
+    files = PhotoFiles(photos)
+    parts = list(Extractor.load(extractor).stream(files))
+    assert [files.names[row] for part in parts for row, _ in part.failures] == ["Boots/broken.jpg"]
+    assert sum(len(part.features) for part in parts) == 120
+
+
 def test_random_weights_are_random_and_reproducible(extractor: Path, pixels: np.ndarray) -> None:
     learned = Extractor.load(extractor).features(pixels[:2])
     first, again, other = (Extractor.load(extractor, untrained=s).features(pixels[:2]) for s in (0, 0, 1))
@@ -110,7 +165,7 @@ def test_decoding_keeps_order_and_sets_failures_apart(catalogue: Path, tmp_path:
     decoded = list(decode_files(files, range(len(files)), ["pad", "stretch"], "test"))
     rows = [row for part in decoded for row in part.rows]
     assert rows == sorted(rows) and len(rows) == 120
-    assert [name for part in decoded for name, _ in part.failures] == ["Boots/broken.jpg"]
+    assert [files.names[row] for part in decoded for row, _ in part.failures] == ["Boots/broken.jpg"]
     first = decoded[0]
     np.testing.assert_array_equal(first.stacked("pad")[0], load_photo(files.read(first.rows[0]), "pad"))
 
@@ -118,12 +173,23 @@ def test_decoding_keeps_order_and_sets_failures_apart(catalogue: Path, tmp_path:
 def test_it_needs_neither_torch_nor_training(extractor: Path, catalogue: Path) -> None:
     photo = next(catalogue.rglob("*.jpg"))
     code = (
-        "import sys; from retrieval.extractor import Extractor; import retrieval.index, retrieval.evaluate\n"
+        "import sys, retrieval\n"
+        "assert not {'numpy', 'PIL', 'onnxruntime'} & set(sys.modules), 'slow to import'\n"
+        "from retrieval import Extractor; import retrieval.index, retrieval.evaluate, retrieval.golden\n"
         f"print(Extractor.load({str(extractor)!r})([{str(photo)!r}]).shape)\n"
-        "assert not {'torch', 'pytorch_lightning', 'training'} & set(sys.modules), 'imports too much'"
+        f"Extractor.load({str(extractor)!r}, untrained=0)\n"
+        "assert not {'torch', 'pytorch_lightning', 'training', 'onnx'} & set(sys.modules), 'imports too much'"
     )
     done = command("-c", code)
     assert done.stdout == "(1, 1536)\n", done.stderr
+
+
+def resealed(directory: Path) -> Path:
+    """Its sums renewed, as somebody would who changes a file on purpose."""
+    config = json.loads((directory / "config.json").read_text())
+    config["sha256"] = {name: sha256((directory / name).read_bytes()).hexdigest() for name in config["sha256"]}
+    (directory / "config.json").write_text(json.dumps(config))
+    return directory
 
 
 def damaged(extractor: Path, tmp_path: Path, **changes: object) -> Path:
@@ -142,13 +208,17 @@ def test_unsound_directories_are_refused(extractor: Path, tmp_path: Path) -> Non
     refuse(tmp_path, "no config.json")
     refuse(extractor / "config.json", "not a directory")
     refuse(damaged(extractor, tmp_path / "1", format=99), "newer version")
+    refuse(damaged(extractor, tmp_path / "0", format=1), "older version")
     refuse(damaged(extractor, tmp_path / "2", photo={"fit": "crop"}), "photo settings")
     refuse(damaged(extractor, tmp_path / "3", sha256=None), "damaged")
-    copy = damaged(extractor, tmp_path / "4")
-    with (copy / "model.onnx").open("r+b") as file:
-        file.seek(5000)
-        file.write(b"\x00\x01\x02")
-    refuse(copy, "changed since its export")
+    refuse(damaged(extractor, tmp_path / "5", learned=["conv"]), "damaged")
+    for number, name in enumerate(("model.onnx", "model.safetensors", "model.pt2", "golden.npz")):
+        copy = damaged(extractor, tmp_path / f"4{number}")
+        with (copy / name).open("r+b") as file:
+            file.seek(500)
+            file.write(b"\x00\x01\x02")
+        refuse(copy, f"{name}: changed since its export")
+    copy = damaged(extractor, tmp_path / "6")
     (copy / "model.onnx").unlink()
     refuse(copy, "model.onnx is missing")
     (copy / "config.json").write_text("{")
