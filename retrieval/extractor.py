@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from infogan.photo import Source, check_photo_spec, load_photo
+from infogan.photo import SIZE, Source, check_photo_spec, load_photo
 from infogan.sources import PhotoFiles
 from retrieval.decoding import decode, in_parallel
 from retrieval.directory import CONFIG, INT8, MODEL, identity, locate, read_config, read_files
@@ -117,8 +117,8 @@ class Extractor:
         remaining = iter(several)
         parts = [np.empty((0, self.num_features), np.float32)]
         while chunk := [load_photo(photo, self.fit) for photo in islice(remaining, self.batch * self.threads)]:
-            parts.append(self.features(np.stack(chunk)))
-        return np.concatenate(parts)
+            parts.append(self._embed(chunk))
+        return np.concatenate(parts) if len(parts) != 2 else parts[1]
 
     def stream(self, photos: Iterable[Source] | PhotoFiles, title: str = "embedding") -> Iterator[Embedded]:
         """Features of however many photos, a stretch at a time and in order, on all threads, with a progress bar.
@@ -131,22 +131,25 @@ class Extractor:
 
         def work(chunk: list[tuple[int, Any]]) -> Embedded:
             decoded = decode(chunk, [self.fit])
-            features = np.empty((len(decoded.rows), self.num_features), np.float32)
-            for part in self._parts(len(features)):
-                features[part] = self._run(np.stack(decoded.pixels[self.fit][part]))
-            return Embedded(decoded.rows, features, decoded.failures)
+            return Embedded(decoded.rows, self._embed(decoded.pixels[self.fit], alone=True), decoded.failures)
 
         return in_parallel(work, rows, title, total, self.threads)
 
     def features(self, photos: np.ndarray) -> np.ndarray:
         """(N, 128, 128, 3) uint8 photos, fitted with `self.fit` → (N, num_features) float32."""
+        return self._embed(photos)
+
+    def _embed(self, photos: Sequence[np.ndarray] | np.ndarray, alone: bool = False) -> np.ndarray:
+        """The same of (128, 128, 3) uint8 photos; `alone`, in this thread."""
+        if 0 < len(photos) <= self.batch:
+            return self._run(photos)
         features = np.empty((len(photos), self.num_features), np.float32)
 
-        def work(part: slice) -> None:
-            features[part] = self._run(photos[part])
+        def work(start: int) -> None:
+            features[start : start + self.batch] = self._run(photos[start : start + self.batch])
 
-        parts = self._parts(len(photos))
-        for _ in self._pool.map(work, parts) if self.threads > 1 and len(parts) > 1 else map(work, parts):
+        starts = range(0, len(photos), self.batch)
+        for _ in map(work, starts) if alone or self.threads == 1 else self._pool.map(work, starts):
             pass
         return features
 
@@ -154,11 +157,11 @@ class Extractor:
         """The files of its directory that a copy needs to give the same features."""
         return CONFIG, self.model
 
-    def _parts(self, count: int) -> list[slice]:
-        return [slice(start, start + self.batch) for start in range(0, count, self.batch)]
-
-    def _run(self, photos: np.ndarray) -> np.ndarray:
-        return self._session.run(None, {"photos": np.ascontiguousarray(photos.transpose(0, 3, 1, 2))})[0]
+    def _run(self, photos: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+        planar = np.empty((len(photos), 3, SIZE, SIZE), np.uint8)
+        for target, photo in zip(planar, photos, strict=True):
+            target[:] = photo.transpose(2, 0, 1)
+        return self._session.run(None, {"photos": planar})[0]
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
