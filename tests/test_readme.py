@@ -15,7 +15,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 def test_the_readmes_commands_and_code_run(catalogue: Path, tmp_path: Path) -> None:
     blocks = BLOCK.findall((ROOT / "README.md").read_text())
     commands = [line for kind, text in blocks if not kind for line in text.splitlines() if line.startswith("python ")]
-    assert len(commands) == 7
+    assert len(commands) == 8
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     shutil.copy(next(catalogue.rglob("*.jpg")), tmp_path / "shoe.jpg")
     for line in commands:
