@@ -210,6 +210,7 @@ def test_one_process_is_the_first(outside: pytest.MonkeyPatch) -> None:
     assert not is_first()
 
 
+@pytest.mark.slow
 def test_torchrun_trains_what_its_two_processes_train(catalogue: Path, tmp_path: Path) -> None:
     """That `train.devices=2` trains the same, `test_killed_runs_go_on_as_if_they_had_not_been` shows."""
     run, settings = tmp_path / "run", ["train.kimg=0.024", "train.status_kimg=0.008"]
