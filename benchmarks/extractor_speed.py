@@ -38,6 +38,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import onnxruntime as ort
 import torch
+from agreement import eager, stored_trunk
 from extractor_systems import BATCH, CROP, CROPS, Other, Ours, Rounds, Run, System, export_network, headless
 
 from infogan.errors import ArgumentParser, run_command
@@ -139,7 +140,7 @@ def _product(side: int) -> System:
 def cost(ours: list[Ours], paths: list[Path]) -> dict[str, dict[str, float]]:
     """Multiply-adds of a photo and MB of the ONNX file, by system."""
     photo = torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8)
-    adds = {one.name: multiply_adds(one.eager(), photo) for one in ours}
+    adds = {one.name: multiply_adds(eager(stored_trunk(one.extractor)), photo) for one in ours}
     with torch.device("meta"):
         for path in paths:
             side = CROPS.get(path.stem, CROP)[1]

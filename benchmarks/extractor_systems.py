@@ -16,18 +16,16 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import torch
-from omegaconf import OmegaConf
+from agreement import eager, stored_trunk
 from PIL import Image
-from safetensors.torch import load_file
 from torch import nn
 
 from infogan.errors import UserError
 from infogan.photo import load_photo
-from infogan.trunk import PhotoToFeatures, settle
+from infogan.trunk import settle
 from retrieval.directory import INT8, MODEL, locate
-from retrieval.extractor import Extractor
+from retrieval.extractor import Extractor, session_options
 from training.forms import OPSET
-from training.networks import build_trunk
 
 BATCH = 64
 TURN, MOST = 0.1, 20  # seconds, calls
@@ -132,17 +130,8 @@ class Ours:
         forms: dict[str, Run] = {f"{self.name}, ONNX at once": self.at_once}
         if not self.int8:
             forms[f"{self.name}, pt2"] = _by_torch(torch.export.load(self.directory / "model.pt2").module())
-            forms[f"{self.name}, eager PyTorch"] = _by_torch(self.eager())
+            forms[f"{self.name}, eager PyTorch"] = _by_torch(eager(stored_trunk(self.extractor)))
         return forms
-
-    def eager(self) -> nn.Module:
-        """The network itself, built again."""
-        try:
-            trunk = build_trunk(OmegaConf.create(self.extractor.config["model_args"]))
-            trunk.load_state_dict(load_file(self.directory / "model.safetensors"))
-        except (AttributeError, KeyError, RuntimeError):
-            raise UserError(f"{self.directory}: no network of this version; export it again") from None
-        return PhotoToFeatures(trunk).eval()
 
 
 class Other:
@@ -175,11 +164,9 @@ class Other:
 
 def open_session(path: Path, threads: int) -> ort.InferenceSession:
     """As extractors open theirs, but for threads that share a call; idle ones sleep."""
-    options = ort.SessionOptions()
+    options = session_options()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    options.log_severity_level = 3
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 

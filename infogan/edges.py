@@ -55,10 +55,8 @@ class Edges(nn.Module):
         # Brought to the power 16, the factor m^(1/32) leaves √m.
         products = torch.cat([*squares, across * down], 1) * (_root(squared, 6) / squared)
         strength = (self.turns @ products.flatten(2)).unflatten(2, across.shape[2:])
-        for _ in range(4):
-            strength = (
-                strength * strength
-            )  # a square is exported as a power, which runtimes take several times longer for
+        for _ in range(4):  # not by `square`: it is exported as a power, which takes runtimes several times as long
+            strength = strength * strength
         return self.rows @ (strength @ self.columns)
 
 

@@ -21,7 +21,6 @@ _MACHINE = {
 _EXTRAS = {
     **dict.fromkeys(("torch", "pytorch_lightning", "omegaconf", "tensorboard", "safetensors"), "train"),
     **dict.fromkeys(("onnx", "onnxscript", "yaml"), "train"),
-    "faiss": "cpu",
 }
 
 

@@ -84,19 +84,13 @@ class Extractor:
         check_photo_spec(config["photo"])
         model = INT8 if int8 else MODEL
         content = read_files(directory, config, model)
-        options = ort.SessionOptions()
+        options = session_options()
         # They take the place of those in the file, and must live as long as the session.
         weights = {} if untrained is None else _untrained(config, untrained)
         for name, weight in weights.items():
             options.add_initializer(name, weight)
         if weights:  # before weights are brought into the layout of the processor
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        # One thread a call, and several calls at once: threads that share a call wait for each other after every
-        # operator, which makes everything up to 40 times slower where a core is busy.
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        # What is below 1e-38 is 0; the processor takes a hundred times longer for it.
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
-        options.log_severity_level = 3
         there = ort.get_available_providers()
         providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in there]
         # From its bytes: they are those whose sha256 was checked, and cannot refer to other files.
@@ -166,6 +160,20 @@ class Extractor:
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self.threads, "extractor")
+
+
+def session_options() -> ort.SessionOptions:
+    """How the network is run: one thread a call, and several calls at once."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    # Threads that share a call wait for each other after every operator, which makes everything up to 40 times slower
+    # where a core is busy.
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    # What is below 1e-38 is 0; the processor takes a hundred times longer for it.
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    options.log_severity_level = 3
+    return options
 
 
 def _is_one(photos: Any) -> bool:

@@ -174,7 +174,7 @@ def _add_int8(directory: Path, calibration: PhotoStore, photos: PhotoStore, sche
     if not judgement.worth_it:
         (directory / INT8).unlink()
         return {}
-    return {"int8": judgement.record()}
+    return {"int8": asdict(judgement)}
 
 
 def _description(

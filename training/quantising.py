@@ -9,9 +9,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -19,6 +18,7 @@ import onnxruntime as ort
 
 from infogan.files import write_atomically
 from retrieval.directory import INT8, MODEL
+from retrieval.extractor import session_options
 from retrieval.labels import Labels
 from retrieval.metrics import neighbour_report
 from training.photos import PhotoStore
@@ -54,9 +54,6 @@ class Judgement:
             f"P@5 {self.precision_at_5[1]:.4f} instead of {self.precision_at_5[0]:.4f} on {self.photos:,} photos"
             f" ({self.scheme}), {self.times_faster:.2f} times as fast"
         )
-
-    def record(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def quantise(directory: Path, calibration: PhotoStore) -> None:
@@ -131,11 +128,7 @@ def judge(directory: Path, photos: PhotoStore, labels: Labels, scheme: str) -> J
 
 
 def _session(path: Path) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(str(path), session_options(), providers=["CPUExecutionProvider"])
 
 
 def _time(session: ort.InferenceSession, photos: list[np.ndarray]) -> float:
