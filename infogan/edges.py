@@ -136,6 +136,7 @@ class EdgeTrunk(nn.Module):
 
     colours = 1
     fitted: Tensor
+    mean: Tensor
 
     def __init__(
         self,
@@ -155,6 +156,7 @@ class EdgeTrunk(nn.Module):
         self.map_size = (directions, input_size[0] // cell, input_size[1] // cell)
         self.num_features = math.prod(self.map_size)
         self.facing = Facing(self.map_size)
+        self.register_buffer("mean", torch.zeros(self.num_features))
         self.spread = Weakening(self.num_features, _SPREAD[0])
         self.likeness = Weakening(self.num_features, _LIKENESS)
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
@@ -181,8 +183,9 @@ class EdgeTrunk(nn.Module):
         """
         self.facing.fit(maps)
         features = unit(self.facing(maps))
-        mean = features.mean(0)
-        self.spread.fit(features - mean, mean, power=_SPREAD[1])
+        self.mean.copy_(features.mean(0))
+        features = features - self.mean
+        self.spread.fit(features, power=_SPREAD[1])
         features = unit(self.spread(features))
         rows = torch.arange(len(features), device=features.device)
         nearest = nearest_others(features, 0, features, rows, 1).squeeze(1)
@@ -196,7 +199,7 @@ class EdgeTrunk(nn.Module):
 
     def weighed(self, maps: Tensor) -> Tensor:
         """(N, num_features) maps → the `fixed` features."""
-        return unit(self.likeness(self.spread(unit(self.facing(maps)))))
+        return unit(self.likeness(self.spread(unit(self.facing(maps)) - self.mean)))
 
     def guess(self, fixed: Tensor) -> Tensor:
         """What is learned: where the neighbours of photos of these `fixed` features are, on average; (N, D) both."""

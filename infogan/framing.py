@@ -38,19 +38,20 @@ class FramedResize(nn.Module):
         places = (torch.arange(1, SIZE - 1) + 0.5) * scale - 1
         self.register_buffer("powers", torch.stack([places**0, places, places**2], 1), persistent=False)
         self.register_buffer("borders", pixel_borders(SIZE) * scale - 1, persistent=False)
-        self.register_buffer("middle", torch.tensor(size[::-1]) / 2, persistent=False)
+        self.register_buffer("middle", torch.tensor(size[::-1]).unsqueeze(1) / 2, persistent=False)
 
     def frames(self, photos: Tensor) -> Tensor:
         """(N, 4): centre x, y and half width, half height; the photo reaches from −1 to 1. May reach beyond it."""
-        return torch.cat(self._frames(photos), 1)
+        return torch.cat(self._frames(photos), 1).flatten(1)
 
     def _frames(self, photos: Tensor) -> tuple[Tensor, Tensor]:
+        """Centres and halves, x and y: both (N, 2, 1)."""
         # Cut off here and not by `no_grad`, which an exported graph would carry along as a graph of its own.
         across, down = gradients(grey(photos.detach())[:, 0])
         squared = across * across + down * down
         strongest = torch.stack([squared.amax(1), squared.amax(2)], 1).sqrt()
         profiles = (strongest / (2 * _EDGE)).clamp_max(1) + 1e-3  # photos span −1…1, twice as much as ink
-        sums, firsts, seconds = (profiles @ self.powers).unbind(2)
+        sums, firsts, seconds = (profiles @ self.powers).split(1, 2)
         centres = firsts / sums
         variances = seconds / sums - centres * centres
         halves = (3 * variances).sqrt().clamp_min(_LEAST)  # what they are of an even profile
@@ -58,14 +59,12 @@ class FramedResize(nn.Module):
 
     def forward(self, photos: Tensor) -> Tensor:
         centres, halves = self._frames(photos)
-        scale = (self.middle / halves)[..., None, None]  # (N, 2, 1, 1)
-        borders = ((self.borders - centres[..., None, None]) * scale + self.middle[:, None, None]).flatten(1, 2)
-        columns = overlaps(borders[:, :2].transpose(0, 1), self.size[1]).unsqueeze(1)
-        rows = overlaps(borders[:, 2:].transpose(0, 1), self.size[0]).unsqueeze(1)
-        return rows @ photos @ columns.mT
+        borders = (self.borders - centres) * (self.middle / halves) + self.middle
+        columns, rows = overlaps(borders.unsqueeze(2), max(self.size)).split(1, 1)
+        return rows[:, :, : self.size[0]] @ photos @ columns[:, :, : self.size[1]].mT
 
 
 def gradients(photos: Tensor) -> tuple[Tensor, Tensor]:
     """(…, H, W) → (…, H − 2, W − 2) both: differences of each inner pixel's neighbours, across and down."""
-    across = photos[..., 1:-1, 2:] - photos[..., 1:-1, :-2]
-    return across, photos[..., 2:, 1:-1] - photos[..., :-2, 1:-1]
+    inner = photos[..., 1:-1, :]
+    return inner[..., 2:] - inner[..., :-2], (photos[..., 2:, :] - photos[..., :-2, :])[..., 1:-1]

@@ -19,36 +19,35 @@ def to_signed(photos: Tensor) -> Tensor:
     return photos.float() / 127.5 - 1.0
 
 
-def grey(photos: Tensor) -> Tensor:
-    """(N, C, H, W) → (N, 1, H, W), the mean over colours."""
+def grey(photos: Tensor, scale: float = 1.0) -> Tensor:
+    """(N, C, H, W) → (N, 1, H, W), `scale` times the mean over colours."""
     if photos.shape[1] == 1:
-        return photos
-    weights = photos.new_full((1, photos.shape[1]), 1 / photos.shape[1])  # a product is quicker than a mean
+        return photos if scale == 1 else photos * scale
+    weights = photos.new_full((1, photos.shape[1]), scale / photos.shape[1])  # a product is quicker than a mean
     return (weights @ photos.flatten(2)).unflatten(2, photos.shape[2:])
 
 
 def pixel_borders(count: int) -> Tensor:
-    """Where each of so many pixels begins and ends, (2, count); the first and the last go on without end."""
-    starts = torch.arange(float(count))
-    borders = torch.stack([starts, starts + 1])
-    borders[0, 0], borders[1, -1] = -_FAR, _FAR
+    """Where so many pixels begin, and the last ends, (count + 1,); the first and the last go on without end."""
+    borders = torch.arange(count + 1.0)
+    borders[0], borders[-1] = -_FAR, _FAR
     return borders
 
 
 def overlaps(borders: Tensor, target: int) -> Tensor:
     """How much of each of `target` pixels lies in each of others: (…, target, count), 0 to 1.
 
-    `borders` are (2, …, count), where these begin and end, in target pixels. Multiplying by it is area-averaged
-    resizing, exactly and in every runtime alike, which the resize operators of the export formats are not.
+    `borders` are (…, 1, count + 1): where these begin, and the last ends, in target pixels. Multiplying by it is area-
+    averaged resizing, exactly and in every runtime alike, which the resize operators of the export formats are not.
     """
-    low, high = borders.unsqueeze(-2)
+    low, high = borders[..., :-1], borders[..., 1:]
     cells = torch.arange(float(target), device=borders.device).to(borders.dtype).unsqueeze(1)
     return (torch.minimum(cells + 1, high) - torch.maximum(cells, low)).clamp_min(0)
 
 
 def area_weights(source: int, target: int) -> Tensor:
     """`overlaps` where source and target are of one size: (target, source), rows sum to 1."""
-    return overlaps(pixel_borders(source) * (target / source), target)
+    return overlaps(pixel_borders(source).unsqueeze(0) * (target / source), target)
 
 
 class AreaResize(nn.Module):
@@ -131,10 +130,9 @@ class PhotoToFeatures(nn.Module):
         self.trunk = trunk
 
     def forward(self, photos: Tensor) -> Tensor:
-        seen = photos.float()
-        if self.trunk.colours == 1:  # before anything else is done to three channels
-            seen = grey(seen)
-        return self.trunk(to_signed(seen))
+        if self.trunk.colours == 1:  # of edges, for which it is all one what is 0
+            return self.trunk(grey(photos.float(), 1 / 127.5))
+        return self.trunk(to_signed(photos))
 
 
 @torch.no_grad()

@@ -10,11 +10,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime as ort
+from onnx.numpy_helper import to_array
 
 from infogan.files import write_atomically
 from retrieval.directory import INT8, MODEL
@@ -71,17 +73,23 @@ def quantise(directory: Path, calibration: PhotoStore) -> None:
 
     with tempfile.TemporaryDirectory() as place, _quiet():
         folded, quantised = Path(place, "folded.onnx"), Path(place, "int8.onnx")
+        nodes = _fold_constants(directory / MODEL, folded)
+        twins = _transposed(onnx.load(folded))
+        one_scale = [{"quant_type": QuantType.QInt8}]
         quantize_static(
             folded,
             quantised,
             Photos(),
             quant_format=QuantFormat.QDQ,
-            nodes_to_quantize=_fold_constants(directory / MODEL, folded),
+            nodes_to_quantize=nodes,
             per_channel=True,
             weight_type=QuantType.QInt8,
             activation_type=QuantType.QUInt8,
+            extra_options={"TensorQuantOverrides": {name: one_scale for pair in twins.items() for name in pair}},
         )
-        write_atomically(directory / INT8, quantised.read_bytes())
+        model = onnx.load(quantised)
+        _store_once(model)
+        write_atomically(directory / INT8, model.SerializeToString())
 
 
 def _fold_constants(source: Path, target: Path) -> list[str]:
@@ -104,6 +112,27 @@ def _fold_constants(source: Path, target: Path) -> list[str]:
         for node in model.graph.node
         if node.op_type in ("MatMul", "Gemm") and sizes.get(node.input[1], 0) >= _LARGE
     ]
+
+
+def _transposed(model: onnx.ModelProto) -> dict[str, str]:
+    """Which large matrices are another one transposed; {name: the other's}."""
+    found: dict[str, str] = {}
+    large = {item.name: to_array(item) for item in model.graph.initializer if np.prod(item.dims) >= _LARGE}
+    for (first, matrix), (second, other) in combinations(large.items(), 2):
+        if matrix.ndim == 2 and matrix.shape == other.shape[::-1] and np.array_equal(matrix, other.T):
+            found[second] = first
+    return found
+
+
+def _store_once(model: onnx.ModelProto) -> None:
+    """Transpose when loading what is stored twice, here and there transposed."""
+    twins = _transposed(model)
+    kept = [item for item in model.graph.initializer if item.name not in twins]
+    turns = [onnx.helper.make_node("Transpose", [one], [twin], perm=[1, 0]) for twin, one in twins.items()]
+    nodes = [*turns, *model.graph.node]
+    for field, content in ((model.graph.initializer, kept), (model.graph.node, nodes)):
+        del field[:]
+        field.extend(content)
 
 
 def judge(directory: Path, photos: PhotoStore, labels: Labels, scheme: str) -> Judgement:

@@ -146,15 +146,15 @@ def test_weakening_evens_out_the_strongest_axes_only() -> None:
     spread = torch.tensor([0.3, 0.2, 0.1, 0.05, 0.05, 0.05]).diag()
     features = torch.tensor([1.0, 0, 0, 0, 0, 0]) + torch.randn(4000, 6) @ spread
     unit = normalize(features, dim=1)
-    mean = unit.mean(0)
+    centred = unit - unit.mean(0)
     whole, half, least = (Weakening(6, 2) for _ in range(3))
-    whole.fit(unit - mean, mean)
-    half.fit(unit - mean, mean, power=0.5)
-    least.fit(unit - mean, mean, ridge=1e6)
-    before = torch.linalg.eigvalsh((unit - mean).T @ (unit - mean) / len(unit)).flip(0)
+    whole.fit(centred)
+    half.fit(centred, power=0.5)
+    least.fit(centred, ridge=1e6)
+    before = torch.linalg.eigvalsh(centred.T @ centred / len(unit)).flip(0)
 
     def after(weakening: Weakening) -> Tensor:
-        inside = weakening(unit) if weakening.mean.any() else weakening(unit - mean)
+        inside = weakening(centred)
         return torch.linalg.eigvalsh(inside.T @ inside / len(inside)).flip(0)
 
     torch.testing.assert_close(after(whole)[:3], before[2].expand(3), rtol=1e-3, atol=1e-6)

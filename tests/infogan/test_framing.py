@@ -56,15 +56,16 @@ def test_a_frame_of_nothing_or_of_a_speck_is_a_frame() -> None:
 
 def test_what_is_framed_is_area_averaged_and_goes_on_beyond_the_border() -> None:
     photos = torch.rand(2, 3, 128, 128) * 2 - 1
-    half = overlaps(pixel_borders(128) - 32, 64)
+    half = overlaps(pixel_borders(128).unsqueeze(0) - 32, 64)
     torch.testing.assert_close(half, torch.eye(128)[32:96])
-    beyond = overlaps((pixel_borders(4) + 2) / 2, 4)
+    beyond = overlaps((pixel_borders(4).unsqueeze(0) + 2) / 2, 4)
     expected = torch.tensor([[1.0, 0, 0, 0], [0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5], [0, 0, 0, 1]])
     torch.testing.assert_close(beyond, expected)
     resize = FramedResize((96, 128), 0.5)
     left, top, right, bottom = 20.0, 10.0, 84.0, 106.0
-    centres = torch.tensor([[left + right, top + bottom]]) / 128 - 1
-    resize._frames = lambda _: (centres, torch.tensor([[right - left, bottom - top]]) / 128)  # type: ignore[method-assign]
+    centres = torch.tensor([[left + right], [top + bottom]]) / 128 - 1
+    halves = torch.tensor([[right - left], [bottom - top]]) / 128
+    resize._frames = lambda _: (centres.unsqueeze(0), halves.unsqueeze(0))  # type: ignore[method-assign]
     assert resize(photos).shape == (2, 3, 96, 128)
     expected = area_weights(96, 96) @ photos[:, :, 10:106, 20:84] @ area_weights(64, 128).T
     torch.testing.assert_close(resize(photos), expected, atol=1e-4, rtol=0)

@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
+import torch
 
+from infogan.edges import EdgeTrunk
 from infogan.errors import UserError
 from infogan.sources import PhotoFiles
 from retrieval import Extractor
@@ -15,7 +18,9 @@ from retrieval.golden import verify
 from retrieval.index import Index
 from tests.conftest import assert_user_error, command
 from training.exporting import export
-from training.quantising import Judgement
+from training.forms import write_forms
+from training.photos import Signed, open_store
+from training.quantising import Judgement, quantise
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +62,23 @@ def test_an_index_of_the_one_refuses_the_other(quantised: Path, catalogue: Path,
     assert again.search(files.read(0), 1)[0].distance == 0
     with pytest.raises(UserError, match="another extractor"):
         again.add(Extractor.load(quantised), files)
+
+
+def test_a_matrix_that_is_used_both_ways_is_stored_once(catalogue: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    trunk = EdgeTrunk(8, 64, 0.0, [72, 96], 6, 0.7)
+    photos = open_store([str(catalogue)], "pad")
+    trunk.fit(
+        torch.cat([trunk.maps(trunk.resize(batch)) for batch in Signed(photos, np.arange(120), torch.device("cpu"))])
+    )
+    torch.nn.init.normal_(trunk.learned[-1].weight, std=0.01)
+    write_forms(trunk, tmp_path)
+    quantise(tmp_path, photos)
+    fp32, int8 = (tmp_path / name for name in ("model.onnx", "model.int8.onnx"))
+    assert int8.stat().st_size < fp32.stat().st_size / 3
+    pixels = np.ascontiguousarray(photos.read(np.arange(120)).transpose(0, 3, 1, 2))
+    one, other = (ort.InferenceSession(str(path)).run(None, {"photos": pixels})[0] for path in (fp32, int8))
+    assert 0 < np.linalg.norm(one - other, axis=1).mean() < 0.05
 
 
 def test_only_what_is_worth_it_is_kept(run: Path, catalogue: Path, tmp_path: Path, capsys, monkeypatch) -> None:  # type: ignore[no-untyped-def]
