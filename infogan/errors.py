@@ -21,6 +21,8 @@ _MACHINE = {
 _EXTRAS = {
     **dict.fromkeys(("torch", "pytorch_lightning", "omegaconf", "tensorboard", "safetensors"), "train"),
     **dict.fromkeys(("onnx", "onnxscript", "yaml"), "train"),
+    "threadpoolctl": "cpu",
+    "duckdb": "attributes",
 }
 
 

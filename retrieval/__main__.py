@@ -1,16 +1,20 @@
-"""Index a catalogue, search it, measure an extractor.
+"""Keep a catalogue, search it, measure an extractor.
 
-    python -m retrieval index    EXTRACTOR PHOTOS… INDEX [--int8]
-    python -m retrieval search   INDEX PHOTO [-k 5]
-    python -m retrieval remove   INDEX ID…
-    python -m retrieval evaluate EXTRACTOR PHOTOS… --labels SCHEME [-k 5] [--int8]
-    python -m retrieval describe EXTRACTOR
-    python -m retrieval verify   EXTRACTOR
+    python -m retrieval index      EXTRACTOR PHOTOS… INDEX [--attributes TABLE] [--int8]
+    python -m retrieval search     INDEX PHOTO [-k 5] [--where CONDITION]
+    python -m retrieval remove     INDEX ID…
+    python -m retrieval attributes INDEX TABLE
+    python -m retrieval compact    INDEX
+    python -m retrieval stats      INDEX
+    python -m retrieval evaluate   EXTRACTOR PHOTOS… --labels SCHEME [-k 5] [--int8]
+    python -m retrieval describe   EXTRACTOR
+    python -m retrieval verify     EXTRACTOR_OR_INDEX
 
 EXTRACTOR is a directory that export.py wrote, or the name of a released one, `best` or `paper`; with --int8, its
-smaller and faster form. PHOTOS is a folder (read recursively), a zip, or several. `describe` prints the extractor's
-card, `verify` whether this machine computes what it should. With --json, one object on standard output and nothing
-else.
+smaller and faster form. PHOTOS is a folder (read recursively), a zip, or several. TABLE is a .csv or .parquet file
+with a column path or id; CONDITION is brand=Keen, or SQL on its other columns. `describe` prints the extractor's
+card; `verify` tells whether this machine computes what it should, or whether an index is as it was written. With
+--json, one object on standard output and nothing else.
 """
 
 from __future__ import annotations
@@ -19,26 +23,25 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before FAISS: spinning threads cost up to 40× on a busy core
 
 from infogan.errors import ArgumentParser, UserError, run_command
-
-EXTRACTOR = "a directory that export.py wrote, or a released one: best or paper"
-INT8 = "the extractor's smaller and faster form, where it has one"
+from retrieval.catalogue import EXTRACTOR, INT8, add_commands, print_table
 
 
 def main() -> None:
     arguments = _parser().parse_args()
     report = arguments.run(arguments)
     if arguments.json:
-        print(json.dumps(report))
+        print(json.dumps(report, default=str))  # dates among attributes
     else:
         arguments.show(report)
     if arguments.command == "verify" and not report["ok"]:
+        if "problems" in report:
+            raise UserError(f"{report['index']}: damaged; restore it or index again")
         from retrieval.golden import refuse
 
         refuse(report)
@@ -50,25 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    index = commands.add_parser("index", help="create an index of photos, or add to it")
-    index.add_argument("extractor", type=Path, metavar="EXTRACTOR", help=EXTRACTOR)
-    index.add_argument("photos", nargs="+", metavar="PHOTOS")
-    index.add_argument("index", type=Path, metavar="INDEX")
-    index.add_argument("--int8", action="store_true", help=INT8)
-    index.set_defaults(run=_index, show=_show_index)
-
-    search = commands.add_parser("search", help="find the items that look most like a photo")
-    search.add_argument("index", type=Path, metavar="INDEX")
-    search.add_argument("photo", metavar="PHOTO")
-    search.add_argument("-k", type=int, default=5, help="how many (default: 5)")
-    search.set_defaults(run=_search, show=_show_search)
-
-    remove = commands.add_parser("remove", help="take items out by their ids")
-    remove.add_argument("index", type=Path, metavar="INDEX")
-    remove.add_argument("ids", type=int, nargs="+", metavar="ID")
-    remove.set_defaults(
-        run=_remove, show=lambda report: print(f"removed {report['removed']}; {report['items']:,} left")
-    )
+    add_commands(commands)
 
     evaluate = commands.add_parser("evaluate", help="measure precision on labelled photos, beside the floors")
     evaluate.add_argument("extractor", type=Path, metavar="EXTRACTOR", help=EXTRACTOR)
@@ -83,66 +68,13 @@ def _parser() -> argparse.ArgumentParser:
     describe.add_argument("extractor", type=Path, metavar="EXTRACTOR", help=EXTRACTOR)
     describe.set_defaults(run=_describe, show=lambda report: print(report["card"]))
 
-    verify = commands.add_parser("verify", help="replay an extractor's golden photos on this machine")
-    verify.add_argument("extractor", type=Path, metavar="EXTRACTOR", help=EXTRACTOR)
+    verify = commands.add_parser("verify", help="replay an extractor's golden photos here, or read all of an index")
+    verify.add_argument("what", type=Path, metavar="EXTRACTOR_OR_INDEX", help=f"{EXTRACTOR}; or an index")
     verify.set_defaults(run=_verify, show=_show_verification)
 
     for command in commands.choices.values():
         command.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     return parser
-
-
-def _index(arguments: argparse.Namespace) -> dict[str, Any]:
-    from infogan.sources import PhotoFiles
-    from retrieval.extractor import Extractor
-    from retrieval.index import Index
-
-    extractor = Extractor.load(arguments.extractor, int8=arguments.int8)
-    files = PhotoFiles(arguments.photos)
-    exists = (arguments.index / "manifest.json").exists()
-    index = Index(arguments.index) if exists else Index.create(arguments.index, extractor)
-    result = index.add(extractor, files)
-    if not len(index):
-        raise UserError(f"{arguments.photos[0]}: no photo is readable; the first: {result.unreadable[0][1]}")
-    unreadable = [{"path": path, "reason": reason} for path, reason in result.unreadable]
-    return {
-        "added": result.added,
-        "replaced": result.replaced,
-        "known": result.known,
-        "unreadable": unreadable,
-        "items": len(index),
-    }
-
-
-def _show_index(report: dict[str, Any]) -> None:
-    for item in report["unreadable"][:10]:
-        print(f"skipped {item['path']}: {item['reason']}", file=sys.stderr)
-    added = f"added {report['added']:,} ({report['replaced']:,} in place of an older picture)"
-    counts = f"{added}, already there {report['known']:,}, unreadable {len(report['unreadable']):,}"
-    print(f"{counts}; the index holds {report['items']:,} items")
-
-
-def _search(arguments: argparse.Namespace) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from retrieval.index import Index
-
-    hits = Index(arguments.index).search(arguments.photo, arguments.k)
-    return {"query": arguments.photo, "results": [asdict(hit) for hit in hits]}
-
-
-def _show_search(report: dict[str, Any]) -> None:
-    _print_table(
-        ("distance", "id", "path"),
-        [(f"{hit['distance']:.3f}", str(hit["id"]), hit["path"]) for hit in report["results"]],
-    )
-
-
-def _remove(arguments: argparse.Namespace) -> dict[str, Any]:
-    from retrieval.index import Index
-
-    index = Index(arguments.index)
-    return {"removed": index.remove(arguments.ids), "items": len(index)}
 
 
 def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -159,9 +91,9 @@ def _show_evaluation(report: dict[str, Any]) -> None:
     rows = [(name, *(_figure(row[key]) for key in keys)) for name, row in report["floors"].items()]
     rows.append((Path(report["extractor"]).resolve().name, *(_figure(report[key]) for key in keys)))
     k = report["k"]
-    _print_table(("features", f"P@{k}", "other product", "macro (other)", "mAP@100"), rows)
+    print_table(("features", f"P@{k}", "other product", "macro (other)", "mAP@100"), rows)
     classes = report["per_class"].items()
-    _print_table(
+    print_table(
         ("class", "photos", f"P@{k}", "other product"),
         [
             (name, f"{row['n']:,}", _figure(row["precision_at_k"]), _figure(row["precision_at_k_other_product"]))
@@ -185,18 +117,28 @@ def _describe(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _verify(arguments: argparse.Namespace) -> dict[str, Any]:
+    from retrieval.manifest import NAME
+
+    if (arguments.what / NAME).exists():
+        from retrieval.index import Index
+
+        problems = Index(arguments.what).verify()
+        return {"ok": not problems, "index": str(arguments.what), "problems": problems}
     from retrieval.golden import verify
 
-    return verify(arguments.extractor)
+    return verify(arguments.what)
 
 
 def _show_verification(report: dict[str, Any]) -> None:
+    if "problems" in report:
+        print("\n".join(report["problems"]) or "every file is as it was written")
+        return
     count, pixels = report["photos"], report["pixels"]
     same = count - len(pixels["differ"])
     print(f"{count} golden photos; {same} are decoded and fitted to the same pixels as where the extractor was made")
     if pixels["differ"]:
         print(f"others: {', '.join(pixels['differ'])}; off by {pixels['largest']} of 255 at most, {pixels['mean']:.2g}")
-    _print_table(
+    print_table(
         ("form", "the network alone", "end to end", "same five nearest"),
         [
             (name, f"{form['network']:.1e}", f"{form['end_to_end']:.1e}", f"{form['top_5']} of {count}")
@@ -209,19 +151,6 @@ def _show_verification(report: dict[str, Any]) -> None:
 
 def _figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
-
-
-def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(*columns)
-    for column in table.columns[1:]:
-        column.justify = "left" if column.header == "path" else "right"
-    for row in rows:
-        table.add_row(*map(escape, row))  # brackets in a path are no markup
-    Console().print(table)
 
 
 if __name__ == "__main__":

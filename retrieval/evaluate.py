@@ -85,7 +85,10 @@ def area_pixels(photos: np.ndarray, side: int) -> np.ndarray:
 
 
 def principal_components(features: np.ndarray, count: int) -> np.ndarray:
-    """The first `count` principal components of (N, D) features, (N, min(count, D)) float32, fitted on themselves."""
+    """The first `count` principal components of (N, D) features, (N, min(count, N, D)) float32, fitted on themselves."""
     centred = features - features.mean(axis=0)
+    if len(centred) < centred.shape[1]:  # the same, from products of photos instead of pixels, of which there are more
+        squares, axes = np.linalg.eigh(centred @ centred.T)
+        return np.ascontiguousarray((axes * np.sqrt(np.maximum(squares, 0)))[:, ::-1][:, :count])
     _, axes = np.linalg.eigh(centred.T @ centred)
     return np.ascontiguousarray(centred @ axes[:, ::-1][:, :count])

@@ -1,21 +1,23 @@
-"""The catalogue on disk: a manifest and immutable segments, changed only by one atomic rename.
+"""The catalogue on disk: a manifest and immutable files, changed only by one atomic rename.
 
-    INDEX/manifest.json           generation, segments, removed ids, the extractor's identity
-    INDEX/extractor/              a copy of what queries need, so that an index is searchable by itself
-    INDEX/segment-000001/         vectors.npy (n, D) float32 and items.json
+    INDEX/manifest.json             generation, files and their sums, the extractor's identity (retrieval/manifest.py)
+    INDEX/extractor/                a copy of what queries need, so that an index is searchable by itself
+    INDEX/segment-000001/           items and their vectors (retrieval/segments.py)
+    INDEX/removed-000002.npy        ids of removed items that are still in segments
+    INDEX/attributes-000003.parquet what is known of items (retrieval/attributes.py)
 
-Adding writes a segment, then publishes a manifest that names it; removing publishes a manifest with more removed ids.
-A kill in between leaves a folder that no manifest names; the next writer reuses its number.
+Every change writes new files and then publishes a manifest that names them. A kill in between leaves files that no
+manifest names, which the next writer deletes. Whoever reads goes on with the files it has opened, and picks up the
+newest manifest with its next search.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,49 +25,45 @@ from typing import Any
 import numpy as np
 
 from infogan.errors import UserError
-from infogan.files import held, write_atomically
+from infogan.files import held
 from infogan.photo import Source
 from infogan.sources import PhotoFiles
-from retrieval.decoding import Decoded, decode_files
+from retrieval.adding import Added, Batch
+from retrieval.decoding import decode_files
 from retrieval.directory import INT8
 from retrieval.extractor import Extractor
-from retrieval.knn import nearest
-from retrieval.segments import read_segment, write_segment
+from retrieval.generation import Generation
+from retrieval.knn import search
+from retrieval.manifest import NAME, first_manifest, read_manifest, sweep, write_manifest
+from retrieval.segments import MissingSegment, Place, Rows, described, write_array, write_segment
 
-FORMAT = 1
-MANIFEST_KEYS = {"extractor_sha256", "num_features", "next_id", "next_segment", "segments", "removed"}
 SEGMENT_ITEMS = 10_000  # 60 MB of vectors: what a kill may cost
+COMPACTED_ITEMS = 250_000  # 1.5 GB
+_COPIED = 4096  # items at a time
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A search result: item id, path as it was indexed, Euclidean distance to the query."""
+    """A search result: item id, path as it was indexed, Euclidean distance to the query, and its attributes."""
 
     id: int
     path: str
     distance: float
-
-
-@dataclass(frozen=True)
-class Added:
-    """What `Index.add` did: photos added, those of them that replaced an older picture of the same file, photos that
-    were there already, and (path, reason) of unreadable ones."""
-
-    added: int
-    replaced: int
-    known: int
-    unreadable: list[tuple[str, str]]
+    attributes: dict[str, Any] = field(default_factory=dict)
 
 
 class Index:
-    """A catalogue directory, opened at its newest generation.
+    """A catalogue directory, at its newest generation.
 
     Ids are counted up from 0 and never used again. Adding a photo twice adds it once, also from another folder or zip.
-    A file that has changed or moved is a new item, and takes the old one's place.
+    A file that has changed or moved is a new item, and takes the old one's place. One index may be searched by many
+    threads.
     """
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
+        self._now: Generation | None = None
+        self._stamp: tuple[int, ...] = ()
         self.reload()
 
     @classmethod
@@ -78,55 +76,97 @@ class Index:
         directory = Path(directory).absolute()
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise UserError(f"{directory}: exists and is not an index; choose another place")
-        manifest = {
-            "format": FORMAT,
-            "generation": 0,
-            "extractor_sha256": extractor.sha256,
-            "num_features": extractor.num_features,
-            "next_id": 0,
-            "next_segment": 1,
-            "segments": [],
-            "removed": [],
-        }
         temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
         try:
             (temporary / "extractor").mkdir(parents=True)
             for name in extractor.files():
                 shutil.copyfile(extractor.directory / name, temporary / "extractor" / name)
-            write_atomically(temporary / "manifest.json", json.dumps(manifest))
+            write_manifest(temporary, first_manifest(extractor.sha256, extractor.num_features))
             temporary.rename(directory)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return cls(directory)
 
     def reload(self) -> None:
-        """Read the newest manifest.
+        """Open the newest generation.
 
         Raises:
-            UserError: the directory is no index, damaged, or of a newer version.
+            UserError: the directory is no index, damaged, or of another version.
         """
-        path = self.directory / "manifest.json"
+        while True:
+            stamp = self._stamped()
+            manifest = read_manifest(self.directory)
+            try:
+                self._now = Generation(self.directory, manifest, self._now)
+            except MissingSegment:
+                if read_manifest(self.directory)["generation"] == manifest["generation"]:
+                    raise
+                continue  # replaced while it was being opened
+            self._stamp = stamp
+            return
+
+    def _stamped(self) -> tuple[int, ...]:
         try:
-            manifest = json.loads(path.read_text())
-            newer = int(manifest["format"]) > FORMAT
-            if not newer and not manifest.keys() >= MANIFEST_KEYS:
-                raise KeyError
-        except (FileNotFoundError, NotADirectoryError):
-            raise UserError(f"{self.directory}: not an index; make one with: python -m retrieval index") from None
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path}: damaged; restore it or index again") from None
-        if newer:
-            raise UserError(f"{path}: written by a newer version; upgrade sole2vec")
-        self.manifest: dict[str, Any] = manifest
+            found = (self.directory / NAME).stat()
+        except OSError:
+            return ()
+        return found.st_mtime_ns, found.st_ino, found.st_size
+
+    @property
+    def now(self) -> Generation:
+        """What the index holds, as last opened."""
+        assert self._now is not None
+        return self._now
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return self.now.manifest
 
     def __len__(self) -> int:
-        return self.manifest["next_id"] - len(self.manifest["removed"])
+        return len(self.now)
 
     @cached_property
     def extractor(self) -> Extractor:
         """The extractor that made this index, on one thread: queries come one by one."""
         directory = self.directory / "extractor"
         return Extractor.load(directory, threads=1, int8=(directory / INT8).exists())
+
+    def search(self, photo: Source, k: int = 5, where: str | None = None) -> list[Hit]:
+        """The k items that look most like a photo, nearest first.
+
+        Raises:
+            PhotoError: the photo is not readable.
+            UserError: k is not in 1 … number of items; the condition is malformed.
+        """
+        return self.search_features(self.extractor([photo]), k, where)[0]
+
+    def search_features(self, queries: np.ndarray, k: int, where: str | None = None) -> list[list[Hit]]:
+        """The k nearest items of each query vector, (Q, D) float32: exact, with true Euclidean distances.
+
+        Args:
+            where: only items whose attributes meet this condition (`Attributes.matching`). It is evaluated before the
+                search: k items are found wherever k meet it, and fewer where there are fewer.
+
+        Raises:
+            UserError: k is not in 1 … number of items, the queries have another width or are not finite, or the
+                condition is malformed.
+        """
+        if self._stamped() != self._stamp:
+            self.reload()
+        now = self.now
+        if not 1 <= k <= len(now):
+            raise UserError(f"k is {k}; the index holds {len(now):,} items, so it must be in 1 … {len(now):,}")
+        _check(queries, now.width)
+        found = search(now.parts if where is None else now.matching(where), queries, k)
+        ids = np.concatenate([ids for _, ids in found]) if found else np.empty(0, np.int64)
+        known = now.attributes.of(np.unique(ids).tolist()) if now.attributes else {}
+        return [
+            [
+                Hit(item, now.place(item)[1], distance, known.get(item, {}))
+                for item, distance in zip(ids.tolist(), distances.tolist(), strict=True)
+            ]
+            for distances, ids in found
+        ]
 
     def add(self, extractor: Extractor, files: PhotoFiles) -> Added:
         """Embed and append the photos that are not there yet.
@@ -139,167 +179,161 @@ class Index:
         if extractor.sha256 != self.manifest["extractor_sha256"]:
             raise UserError(f"{self.directory}: made by another extractor than {extractor.directory}; use a new index")
         with self._writing():
-            batch = _Batch(self, extractor, files)
+            batch = Batch(self.now, extractor, files)
             try:
                 for decoded in decode_files(files, range(len(files)), [extractor.fit], "indexing"):
-                    batch.take(decoded, files)
+                    batch.take(decoded)
                     if len(batch) >= SEGMENT_ITEMS:
-                        batch.publish()
+                        self._append(*batch.taken(), set())
             except KeyboardInterrupt:
-                batch.publish()
+                self._append(*batch.taken(), set())
                 raise
-            replaced = batch.finish()
-            return Added(batch.added, replaced, batch.known, batch.unreadable)
+            self._append(*batch.taken(), batch.outdated)
+            return batch.result()
 
-    def remove(self, ids: list[int]) -> int:
+    def add_vectors(self, vectors: np.ndarray, places: Sequence[Place], sha256: np.ndarray | None = None) -> range:
+        """Append items whose vectors are known already; nothing is left out. Returns their ids.
+
+        Args:
+            vectors: (n, D) float32, by the index's own extractor.
+            places: n pairs of a root and a path in it.
+            sha256: (n, 32) uint8, of the files; default: 0.
+
+        Raises:
+            UserError: vectors of another width, or not finite; another process is writing.
+        """
+        _check(vectors, self.now.width)
+        if sha256 is None:
+            sha256 = np.zeros((len(vectors), 32), np.uint8)
+        if not len(vectors) == len(places) == len(sha256):
+            raise UserError(f"{len(vectors)} vectors, {len(places)} places and {len(sha256)} sums do not fit together")
+        with self._writing():
+            first = self.manifest["next_id"]
+            for start in range(0, len(vectors), COMPACTED_ITEMS):
+                some = slice(start, start + COMPACTED_ITEMS)
+                self._append(np.ascontiguousarray(vectors[some], np.float32), places[some], sha256[some], set())
+            return range(first, self.manifest["next_id"])
+
+    def remove(self, ids: Sequence[int]) -> int:
         """Take items out for good; returns how many.
 
         Raises:
             UserError: an id that is not there (nothing is removed then); another process is writing.
         """
         with self._writing():
-            removed = self._removed
             for item in ids:
-                if not 0 <= item < self.manifest["next_id"] or item in removed:
+                if item not in self.now:
                     raise UserError(f"{self.directory}: no item {item}; nothing was removed")
-            self._publish({"removed": sorted(removed | set(ids))})
+            self._append(np.empty((0, self.now.width), np.float32), [], np.empty((0, 32), np.uint8), set(ids))
             return len(set(ids))
 
-    def search(self, photo: Source, k: int = 5) -> list[Hit]:
-        """The k items that look most like a photo, nearest first.
+    def set_attributes(self, table: str | Path) -> tuple[int, int]:
+        """Give items attributes from a CSV or Parquet file; what it says nothing of stays.
+
+        The table has a column `path` (as the items') or `id`, and one for each attribute. Returns how many items got
+        some, and how many rows belong to no item.
 
         Raises:
-            PhotoError: the photo is not readable.
-            UserError: k is not in 1 … number of items.
+            UserError: the table is not readable or does not fit; another process is writing.
         """
-        return self.search_features(self.extractor([photo]), k)[0]
+        from retrieval.attributes import merge
 
-    def search_features(self, queries: np.ndarray, k: int) -> list[list[Hit]]:
-        """The k nearest items of each query vector, (Q, D) float32: exact, with true Euclidean distances.
+        with self._writing():
+            now, older = self.now, self.manifest["attributes"]
+            ids = now.ids
+            name = f"attributes-{self.manifest['next_file']:06d}.parquet"
+            paths = [now.place(item)[1] for item in ids.tolist()]
+            counts = merge(Path(table), ids, paths, older and self.directory / older["name"], self.directory / name)
+            self._publish({"attributes": described(self.directory / name)}, files=1)
+            return counts
+
+    def compact(self) -> bool:
+        """Write what is left of many small segments as few large ones; returns whether there was anything to do.
+
+        Searches go on meanwhile, and so does what was removed being gone. Needs as much room again as the vectors take.
 
         Raises:
-            UserError: k is not in 1 … number of items, or the queries have another width.
+            UserError: another process is writing.
         """
-        if not 1 <= k <= len(self):
-            raise UserError(f"k is {k}; the index holds {len(self):,} items, so it must be in 1 … {len(self):,}")
-        width = self.manifest["num_features"]
-        if queries.ndim != 2 or queries.shape[1] != width:
-            raise UserError(f"queries of shape {queries.shape} do not fit an index of {width} features")
-        found: list[list[Hit]] = [[] for _ in queries]
-        removed = self._removed
-        for vectors, items in self._segments():
-            kept = np.array([row for row, item in enumerate(items) if item["id"] not in removed], np.int64)
-            if len(kept) == 0:
-                continue
-            gallery = vectors if len(kept) == len(items) else vectors[kept]
-            _, positions = nearest(gallery, queries, min(k, len(kept)))
-            for hits, query, row in zip(found, queries, positions, strict=True):
-                # FAISS loses the last digits of small distances; these are few, so take them exactly.
-                distances = np.linalg.norm(gallery[row] - query, axis=1)
-                hits += [
-                    Hit(items[kept[p]]["id"], items[kept[p]]["path"], float(d))
-                    for p, d in zip(row, distances, strict=True)
-                ]
-        return [sorted(hits, key=lambda hit: (hit.distance, hit.id))[:k] for hits in found]
+        from retrieval.attributes import keep
 
-    @property
-    def _removed(self) -> set[int]:
-        return set(self.manifest["removed"])
+        with self._writing():
+            now = self.now
+            if len(now.removed) == 0 and len(now.segments) <= -(-len(now) // COMPACTED_ITEMS):
+                return False
+            number = self.manifest["next_file"]
+            segments: list[dict[str, Any]] = []
+            rows = now.copied(_COPIED, COMPACTED_ITEMS)
+            for start in range(0, len(now), COMPACTED_ITEMS):
+                count = min(COMPACTED_ITEMS, len(now) - start)
+                folder = self.directory / f"segment-{number + len(segments):06d}"
+                segments.append(write_segment(folder, count, now.width, _up_to(rows, count)))
+            changes: dict[str, Any] = {"segments": segments, "removed": None}
+            if older := self.manifest["attributes"]:
+                name = f"attributes-{number + len(segments):06d}.parquet"
+                keep(self.directory / older["name"], now.ids, self.directory / name)
+                changes["attributes"] = described(self.directory / name)
+            self._publish(changes, files=len(segments) + 1)
+            return True
 
-    def _segments(self) -> Iterator[tuple[np.ndarray, list[dict[str, Any]]]]:
-        for name in self.manifest["segments"]:
-            yield read_segment(self.directory / name, self.manifest["num_features"])
+    def verify(self) -> list[str]:
+        """Read every file; what is wrong, a line each."""
+        self.reload()
+        problems = self.now.problems()
+        try:
+            found = self.extractor.sha256
+            if found != self.manifest["extractor_sha256"]:
+                problems.append(f"{self.directory / 'extractor'}: not the extractor that made the index")
+        except UserError as error:
+            problems.append(str(error))
+        return problems
 
-    def live_items(self) -> Iterator[dict[str, Any]]:
-        """The items that are not removed: `id`, `root` and `path` of the file, and its `sha256`."""
-        removed = self._removed
-        for _, items in self._segments():
-            yield from (item for item in items if item["id"] not in removed)
+    def _append(self, vectors: np.ndarray, places: Sequence[Place], sha256: np.ndarray, gone: set[int]) -> None:
+        """Publish a new segment, where there are items, and the removal of others, as one change."""
+        if not len(vectors) and not gone:
+            return
+        changes: dict[str, Any] = {}
+        number, first, files = self.manifest["next_file"], self.manifest["next_id"], 0
+        if len(vectors):
+            ids = np.arange(first, first + len(vectors))
+            folder = self.directory / f"segment-{number:06d}"
+            entry = write_segment(folder, len(ids), self.now.width, [Rows(ids, vectors, sha256, list(places))])
+            changes = {"segments": [*self.manifest["segments"], entry], "next_id": first + len(ids)}
+            files += 1
+        if gone:
+            removed = np.union1d(self.now.removed, np.array(sorted(gone), np.int64))
+            path = self.directory / f"removed-{number + files:06d}.npy"
+            changes["removed"] = write_array(path, removed)
+            files += 1
+        self._publish(changes, files)
 
-    def _append(self, vectors: np.ndarray | None, items: list[dict[str, Any]], replaced: set[int]) -> None:
-        """Publish a new segment, where there are items, and the removal of those that it replaces, as one change."""
-        changes: dict[str, Any] = {"removed": sorted(self._removed | replaced)}
-        if vectors is not None:
-            number, first = self.manifest["next_segment"], self.manifest["next_id"]
-            name = f"segment-{number:06d}"
-            numbered = [{"id": first + row, **item} for row, item in enumerate(items)]
-            write_segment(self.directory / name, vectors, numbered)
-            changes["segments"] = [*self.manifest["segments"], name]
-            changes |= {"next_segment": number + 1, "next_id": first + len(items)}
-        self._publish(changes)
-
-    def _publish(self, changes: dict[str, Any]) -> None:
-        manifest = {**self.manifest, **changes, "generation": self.manifest["generation"] + 1}
-        write_atomically(self.directory / "manifest.json", json.dumps(manifest))
-        self.manifest = manifest
+    def _publish(self, changes: dict[str, Any], files: int) -> None:
+        before = self.manifest
+        numbers = {"generation": before["generation"] + 1, "next_file": before["next_file"] + files}
+        write_manifest(self.directory, {**before, **changes, **numbers})
+        self.reload()
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """One writer at a time, on the newest generation."""
         with held(self.directory, "another process is writing to it; wait until it has finished"):
             self.reload()
+            sweep(self.directory, self.manifest)
             yield
+            sweep(self.directory, self.manifest)
 
 
-class _Batch:
-    """Photos on their way into an index: embedded, not published yet.
+def _check(vectors: np.ndarray, width: int) -> None:
+    if vectors.ndim != 2 or vectors.shape[1] != width:
+        raise UserError(f"vectors of shape {vectors.shape} do not fit an index of {width} features")
+    if not np.isfinite(vectors).all():
+        row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
+        raise UserError(f"vector {row} is not finite; leave it out")
 
-    A photo is there already when its file shows an item's contents, or when the same contents are there from a place
-    that is not being added now. Items whose file shows something else now, or has moved within its root, are outdated.
-    """
 
-    def __init__(self, index: Index, extractor: Extractor, files: PhotoFiles) -> None:
-        self.index, self.extractor = index, extractor
-        self.places = {(files.root(row), name) for row, name in enumerate(files.names)}
-        self.by_place: dict[tuple[str, str], list[tuple[int, str]]] = {}
-        self.by_digest: dict[str, list[tuple[int, tuple[str, str]]]] = {}
-        for item in index.live_items():
-            place = item["root"], item["path"]
-            self.by_place.setdefault(place, []).append((item["id"], item["sha256"]))
-            self.by_digest.setdefault(item["sha256"], []).append((item["id"], place))
-        self.outdated: set[int] = set()
-        self.parts: list[tuple[np.ndarray, list[dict[str, Any]]]] = []
-        self.added = self.known = 0
-        self.unreadable: list[tuple[str, str]] = []
-
-    def __len__(self) -> int:
-        return sum(len(items) for _, items in self.parts)
-
-    def take(self, decoded: Decoded, files: PhotoFiles) -> None:
-        """Embed those that are not there already."""
-        self.unreadable += [(files.names[row], reason) for row, reason in decoded.failures]
-        fresh, items = [], []
-        for position, (row, digest) in enumerate(zip(decoded.rows, decoded.digests, strict=True)):
-            place = files.root(row), files.names[row]
-            if self._is_known(place, digest):
-                self.known += 1
-                continue
-            fresh.append(position)
-            items.append({"root": place[0], "path": place[1], "sha256": digest})
-        if fresh:
-            self.parts.append((self.extractor.features(decoded.stacked(self.extractor.fit)[fresh]), items))
-
-    def _is_known(self, place: tuple[str, str], digest: str) -> bool:
-        shown = self.by_place.get(place, [])
-        # What a file of this call shows is known only when its turn comes, so such an item vouches for no other file.
-        twins = [(number, at[0]) for number, at in self.by_digest.get(digest, []) if at not in self.places]
-        self.outdated.update(number for number, old in shown if old != digest)
-        self.outdated.update(number for number, root in twins if root == place[0])
-        return any(old == digest for _, old in shown) or any(root != place[0] for _, root in twins)
-
-    def publish(self) -> None:
-        """Publish what is embedded so far."""
-        self._append(set())
-
-    def finish(self) -> int:
-        """Publish the rest, and take the outdated items out; returns how many."""
-        self._append(self.outdated)
-        return len(self.outdated)
-
-    def _append(self, replaced: set[int]) -> None:
-        parts, self.parts = self.parts, []
-        items = [item for _, part in parts for item in part]
-        if items or replaced:
-            vectors = np.concatenate([part for part, _ in parts]) if items else None
-            self.index._append(vectors, items, replaced)
-        self.added += len(items)
+def _up_to(rows: Iterator[Rows], count: int) -> Iterator[Rows]:
+    """From an endless supply, as many as make up `count`."""
+    while count:
+        part = next(rows)
+        count -= len(part.ids)
+        yield part

@@ -1,10 +1,67 @@
-"""Exact Euclidean nearest neighbours. The one module that imports FAISS."""
+"""Exact Euclidean nearest neighbours: one pass over the vectors, by matrix products.
+
+The nearer of two vectors x to a query q is the one whose q·x − |x|²/2 is larger, which for many queries is one matrix
+product. In float32 that is off by at most `_error`; whatever could be among the k nearest within that is measured
+again in float64, so the answer is exact, and the same however the vectors are divided. Equals come in order of id.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
 import numpy as np
 
-from infogan.errors import UserError
+_ROWS = 2048  # of a product: 64 queries' scores of them stay in the cache
+_QUERIES = 256  # at once: from there on a product is as fast as the processor
+_PRUNE = 8192  # candidates
+_MEASURED = 128  # at once: they stay in the cache
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """A part of what is searched.
+
+    Attributes:
+        vectors: (n, D) float32, may be memory-mapped.
+        half_squares: (n,) float32, |x|²/2.
+        ids: (n,) int64.
+        rows: which of them are searched, ascending; None: all.
+    """
+
+    vectors: np.ndarray
+    half_squares: np.ndarray
+    ids: np.ndarray
+    rows: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, vectors: np.ndarray) -> Vectors:
+        """All of (n, D) vectors, whose ids are their positions."""
+        vectors = np.ascontiguousarray(vectors, np.float32)
+        return cls(vectors, half_squares(vectors), np.arange(len(vectors)))
+
+    def __len__(self) -> int:
+        return len(self.ids) if self.rows is None else len(self.rows)
+
+    def block(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors and half squares of some of what is searched."""
+        some = slice(start, stop) if self.rows is None else self.rows[start:stop]
+        return self.vectors[some], self.half_squares[some]
+
+    def at(self, places: np.ndarray) -> np.ndarray:
+        """The rows of some of what is searched."""
+        return places if self.rows is None else self.rows[places]
+
+
+def half_squares(vectors: np.ndarray) -> np.ndarray:
+    """|x|²/2 of each row, (n,) float32, computed in float64."""
+    return (0.5 * np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)).astype(np.float32)
 
 
 def nearest(gallery: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -16,12 +73,133 @@ def nearest(gallery: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarra
         k: at most N.
 
     Returns:
-        distances (Q, k) float32, Euclidean and not squared, and positions (Q, k) int64.
+        distances (Q, k) float64, Euclidean and not squared, and positions (Q, k) int64.
     """
-    try:
-        import faiss
-    except ImportError:
-        raise UserError("FAISS is missing: pip install 'sole2vec[cpu]', or 'sole2vec[gpu]' on CUDA machines") from None
-    assert k <= len(gallery)
-    squared, positions = faiss.knn(np.ascontiguousarray(queries), np.ascontiguousarray(gallery), k)
-    return np.sqrt(np.maximum(squared, 0)), positions
+    assert 1 <= k <= len(gallery)
+    found = search([Vectors.of(gallery)], queries, k)
+    return np.stack([distances for distances, _ in found]), np.stack([ids for _, ids in found])
+
+
+def search(
+    parts: Sequence[Vectors], queries: np.ndarray, k: int, threads: int | None = None
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The k nearest of all parts to each of (Q, D) queries, fewer where there are fewer.
+
+    A single query is read by one thread: memory does not get faster by two. `threads`: default, the machine's cores.
+
+    Returns:
+        For each query, distances float64 and ids int64, nearest first.
+    """
+    queries = np.ascontiguousarray(queries, np.float32)
+    workers = 1 if len(queries) == 1 else threads or os.cpu_count() or 1
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    with _single_threaded_products(), ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(queries), _QUERIES):
+            some = queries[start : start + _QUERIES]
+            shares = [list(_share(parts, worker, workers)) for worker in range(workers)]
+            # One worker is this thread: handing a query over takes as long as a small catalogue.
+            swept = [_sweep(parts, shares[0], some, k)] if workers == 1 else [
+                *pool.map(lambda share, some=some: _sweep(parts, share, some, k), shares)
+            ]  # fmt: skip
+            found += _measured(parts, swept, some, k)
+    return found
+
+
+def _share(parts: Sequence[Vectors], worker: int, workers: int) -> Iterator[tuple[int, int, int]]:
+    """(part, start, stop) of the blocks of one worker: about as many as of the others."""
+    blocks = [
+        (number, start, min(start + _ROWS, len(part)))
+        for number, part in enumerate(parts)
+        for start in range(0, len(part), _ROWS)
+    ]
+    return iter(blocks[worker::workers])
+
+
+_CANDIDATE = np.dtype([("query", np.int32), ("part", np.int32), ("place", np.int64), ("score", np.float32)])
+
+
+def _sweep(parts: Sequence[Vectors], blocks: Iterable[tuple[int, int, int]], queries: np.ndarray, k: int) -> np.ndarray:
+    """All in these blocks that may be among their k nearest to a query: an array of `_CANDIDATE`."""
+    least = np.full(len(queries), -np.inf, np.float32)  # a score below this is not among the k best
+    lengths = np.sqrt(2 * half_squares(queries))
+    longest = 0.0
+    kept, fresh, waiting = np.empty(0, _CANDIDATE), [], 0
+    scores = np.empty((_ROWS, len(queries)), np.float32)
+    better = np.empty(scores.shape, bool)
+    transposed = np.ascontiguousarray(queries.T)
+    for part, start, stop in blocks:
+        vectors, halves = parts[part].block(start, stop)
+        score, above = scores[: stop - start], better[: stop - start]
+        np.matmul(vectors, transposed, out=score)
+        np.subtract(score, halves[:, None], out=score)
+        longest = max(longest, float(halves.max()))
+        if not len(kept) and not waiting and stop - start > k:  # the first block: without this, all of it
+            top = np.partition(score, len(score) - k, axis=0)[len(score) - k]
+            least = top - 2 * _error(queries.shape[1], lengths, longest)
+        np.greater_equal(score, least, out=above)
+        places, owners = np.nonzero(above)
+        if len(places):
+            some = np.empty(len(places), _CANDIDATE)
+            some["query"], some["part"], some["place"], some["score"] = owners, part, places + start, score[above]
+            fresh.append(some)
+            waiting += len(some)
+        if waiting > _PRUNE:
+            error = 2 * _error(queries.shape[1], lengths, longest)
+            kept, least = _pruned(np.concatenate([kept, *fresh]), least, k, error)
+            fresh, waiting = [], 0
+    return _pruned(np.concatenate([kept, *fresh]), least, k, 2 * _error(queries.shape[1], lengths, longest))[0]
+
+
+def _error(width: int, lengths: np.ndarray, longest: float) -> np.ndarray:
+    """How far the score of each query may be off: γ|q||x| of a dot product of that width (Higham 2002, §3.1), and the
+    rounding of |x|²/2. `longest` is the largest of these."""
+    unit = np.float32(2.0**-24)
+    return (width * unit * lengths * np.sqrt(2 * longest) + 2 * unit * longest).astype(np.float32)
+
+
+def _pruned(found: np.ndarray, least: np.ndarray, k: int, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Those that are still among the k best of their query, give or take the error; and the least score that is."""
+    found = found[np.lexsort((-found["score"], found["query"]))]
+    first = np.searchsorted(found["query"], np.arange(len(least) + 1))
+    full = np.flatnonzero(np.diff(first) >= k)
+    least = least.copy()
+    least[full] = np.maximum(least[full], found["score"][first[full] + k - 1] - error[full])
+    return found[found["score"] >= least[found["query"]]], least
+
+
+def _measured(
+    parts: Sequence[Vectors], swept: Sequence[np.ndarray], queries: np.ndarray, k: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The k nearest of each query, of the candidates from all workers, by their true distances."""
+    longest = max((float(part.half_squares.max()) for part in parts if len(part.half_squares)), default=0.0)
+    error = 2 * _error(queries.shape[1], np.sqrt(2 * half_squares(queries)), longest)
+    found = np.concatenate(swept)
+    if len(swept) > 1:
+        found = _pruned(found, np.full(len(queries), -np.inf, np.float32), k, error)[0]
+    ids, distances = np.empty(len(found), np.int64), np.empty(len(found))
+    for number in np.unique(found["part"]):
+        mine = np.flatnonzero(found["part"] == number)
+        rows = parts[number].at(found["place"][mine])
+        ids[mine] = parts[number].ids[rows]
+        for some in np.array_split(np.arange(len(mine)), -(-len(mine) // _MEASURED)):
+            there, asked = parts[number].vectors[rows[some]], queries[found["query"][mine[some]]]
+            differences = np.subtract(there, asked, dtype=np.float64)
+            distances[mine[some]] = np.sqrt(np.einsum("ij,ij->i", differences, differences))
+    order = np.lexsort((ids, distances, found["query"]))
+    ids, distances = ids[order], distances[order]
+    bounds = np.searchsorted(found["query"][order], np.arange(len(queries) + 1))
+    return [(distances[s : min(s + k, e)], ids[s : min(s + k, e)]) for s, e in pairwise(bounds)]
+
+
+@cache
+def _controller() -> Any:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+@contextmanager
+def _single_threaded_products() -> Iterator[None]:
+    """Threads of a product wait for each other, and read memory no faster; ours take whole blocks instead."""
+    with _controller().limit(limits=1, user_api="blas"):
+        yield

@@ -29,7 +29,7 @@ def index(extractor: Path, catalogue: Path, tmp_path_factory: pytest.TempPathFac
 def test_search_finds_the_photo_itself_first(index: Path, catalogue: Path) -> None:
     photo = sorted(catalogue.rglob("*.jpg"))[5]
     report = retrieval("search", index, photo, "-k", 4)
-    assert [set(hit) for hit in report["results"]] == [{"id", "path", "distance"}] * 4
+    assert [set(hit) for hit in report["results"]] == [{"id", "path", "distance", "attributes"}] * 4
     assert str(photo).endswith(report["results"][0]["path"])
     distances = [hit["distance"] for hit in report["results"]]
     assert distances == sorted(distances)

@@ -188,7 +188,9 @@ def test_damage_is_named(index: Index, catalogue: Path, tmp_path: Path) -> None:
     good = manifest.read_text()
     for text, words in (
         ("{", "damaged"),
-        ('{"format": 1}', "damaged"),
+        ('{"format": 2}', "damaged"),
+        ('{"format": 1}', "older version"),
+        (good.replace('"next_id": 120', '"next_id": 121'), "damaged"),
         (json.dumps({**json.loads(good), "format": 9}), "newer"),
     ):
         manifest.write_text(text)

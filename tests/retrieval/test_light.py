@@ -67,3 +67,10 @@ def test_what_is_missing_is_named_with_its_cure(light: Path, tmp_path: Path) -> 
     for script in ("train.py", "export.py"):
         done = python(light, str(ROOT / script), "anything", cwd=tmp_path)
         assert_user_error(done, "is missing: pip install 'sole2vec[train]'")
+
+
+def test_filters_are_an_extra(light: Path, catalogue: Path, tmp_path: Path) -> None:
+    assert python(light, "-m", "retrieval", "index", "best", str(catalogue), "shoes", cwd=tmp_path).returncode == 0
+    (tmp_path / "items.csv").write_text("id,brand\n1,Keen\n")
+    done = python(light, "-m", "retrieval", "attributes", "shoes", "items.csv", cwd=tmp_path)
+    assert_user_error(done, "duckdb is missing: pip install 'sole2vec[attributes]'")

@@ -1,0 +1,195 @@
+"""Attributes of items, from CSV or Parquet files; filters on them are SQL conditions, evaluated by DuckDB."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from infogan.errors import UserError
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+_SHORT = re.compile(r"(\w+)=([^='\"<>()]*)")
+_CACHED = 32  # filters
+
+
+class Attributes:
+    """A table of items' attributes: `id`, and a column of each.
+
+    Args:
+        path: a Parquet file that `merge` wrote.
+        sha256: that file's; None: it is not checked.
+
+    Raises:
+        UserError: it is missing, damaged or altered.
+    """
+
+    def __init__(self, path: Path, sha256: str | None = None) -> None:
+        import duckdb
+
+        try:
+            if sha256 is not None and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+                raise UserError(f"{path}: not as it was written; restore it or give the attributes again")
+            self._connection = duckdb.connect()
+            self._connection.execute(f"CREATE TABLE items AS FROM read_parquet({_literal(path)})")
+        except (OSError, duckdb.Error):
+            raise UserError(f"{path}: missing or damaged; restore it or give the attributes again") from None
+        # From here on, conditions are somebody's: no file, no setting.
+        for setting in ("enable_external_access = false", "lock_configuration = true"):
+            self._connection.execute(f"SET {setting}")
+        self.names = self._connection.table("items").columns[1:]
+        self._found: dict[str, np.ndarray] = {}
+
+    def matching(self, where: str) -> np.ndarray:
+        """The ids of the items that meet a condition, ascending int64.
+
+        A condition is `NAME=VALUE`, with nothing around the sign and no quotes, or what may follow WHERE in DuckDB's
+        SQL: `price < 60 AND brand IN ('Keen', 'Teva')`.
+
+        Raises:
+            UserError: it is malformed, or names an attribute that there is not.
+        """
+        import duckdb
+
+        if where not in self._found:
+            short = _SHORT.fullmatch(where.strip())
+            # Not as a statement, which could hold others: an expression alone is parsed.
+            condition = f'"{short[1]}" = {_literal(short[2])}' if short else where
+            try:
+                found = self._connection.cursor().table("items").filter(condition).project("id").fetchnumpy()["id"]
+            except duckdb.Error as error:
+                reason = re.sub(r"^\w+ Error: ", "", str(error).splitlines()[0]).rstrip("!")
+                there = f"the attributes are {', '.join(self.names)}"
+                raise UserError(f"--where {where!r}: {reason}; {there}") from None
+            if len(self._found) >= _CACHED:
+                self._found.clear()
+            self._found[where] = np.sort(np.asarray(found, np.int64))
+        return self._found[where]
+
+    def of(self, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """The attributes of each of these items that has any."""
+        if not ids:
+            return {}
+        rows = (
+            self._connection.cursor().table("items").filter(f"id IN ({','.join(map(str, map(int, ids)))})").fetchall()
+        )
+        return {row[0]: dict(zip(self.names, row[1:], strict=True)) for row in rows}
+
+    def values(self, name: str, ids: np.ndarray) -> np.ndarray:
+        """The values of one attribute, as text, for each of these ids: (n,) object, None where there is none.
+
+        Raises:
+            UserError: there is no such attribute.
+        """
+        if name not in self.names:
+            raise UserError(f"no attribute {name!r}; the attributes are {', '.join(self.names)}")
+        rows = self._connection.cursor().table("items").project(f'id, CAST("{name}" AS VARCHAR)').fetchall()
+        known = dict(rows)
+        return np.array([known.get(item) for item in ids.tolist()] + [None], object)[:-1]
+
+
+def merge(table: Path, ids: np.ndarray, paths: Sequence[str], older: Path | None, target: Path) -> tuple[int, int]:
+    """Write the attributes of items to `target`: those of `table`, and of `older` what `table` says nothing of.
+
+    Args:
+        table: a .csv or .parquet file with a column `path` or `id`, and others.
+        ids, paths: of all items.
+        older: a Parquet file from before.
+
+    Returns:
+        How many items got attributes from `table`, and how many of its rows belong to none.
+
+    Raises:
+        UserError: the table is not readable, or has no such column, or a row twice.
+    """
+    import duckdb
+
+    connection = duckdb.connect()
+    try:
+        _read_table(connection, table)
+        new = connection.table("new")
+        keys = [name for name in ("id", "path") if name in new.columns]
+        if not keys or len(new.columns) == len(keys):
+            raise UserError(f"{table}: needs a column path or id, and attributes beside it")
+        live = {"id": ids, "path": np.array([*paths, None], object)[:-1]}
+        connection.register("live", live)
+        names = [name for name in new.columns if name not in ("id", "path")]
+        key, chosen = keys[0], ", ".join(_quoted(name) for name in names)
+        connection.execute(
+            f"CREATE TABLE fresh AS SELECT live.id AS id, {chosen} FROM live JOIN new ON live.{key} = new.{key}"
+        )
+        matched, distinct = _pair(connection, "SELECT count(*), count(DISTINCT id) FROM fresh")
+        if matched != distinct:
+            raise UserError(f"{table}: a {key} is there more than once; leave one row of each")
+        _, strangers = _pair(connection, f"SELECT 0, count(*) FROM new WHERE {key} NOT IN (SELECT {key} FROM live)")
+        _write_merged(connection, names, older, target)
+    except duckdb.Error as error:
+        raise UserError(f"{table}: {str(error).splitlines()[0]}") from None
+    finally:
+        connection.close()
+    return matched, strangers
+
+
+def keep(older: Path, ids: np.ndarray, target: Path) -> None:
+    """Write the attributes of these items alone to `target`."""
+    import duckdb
+
+    with duckdb.connect() as connection:
+        connection.register("live", {"id": ids})
+        kept = f"FROM read_parquet({_literal(older)}) WHERE id IN (SELECT id FROM live) ORDER BY id"
+        connection.execute(f"COPY ({kept}) TO {_literal(target)} (FORMAT parquet)")
+
+
+def _read_table(connection: DuckDBPyConnection, table: Path) -> None:
+    kind = table.suffix.lower()
+    if kind not in (".csv", ".parquet"):
+        raise UserError(f"{table}: attributes come from a .csv or a .parquet file")
+    if not table.is_file():
+        raise UserError(f"{table}: no such file")
+    reader = "read_csv" if kind == ".csv" else "read_parquet"
+    connection.execute(f"CREATE TABLE new AS FROM {reader}({_literal(table)})")
+
+
+def _write_merged(connection: DuckDBPyConnection, names: list[str], older: Path | None, target: Path) -> None:
+    if older is None:
+        query = "SELECT * FROM fresh"
+    else:
+        connection.execute(f"CREATE TABLE older AS FROM read_parquet({_literal(older)})")
+        former = connection.table("older")
+        types = dict(zip(former.columns, map(str, former.types), strict=True))
+        fresh = connection.table("fresh")
+        fresh_types = dict(zip(fresh.columns, map(str, fresh.types), strict=True))
+        columns = ["coalesce(fresh.id, older.id) AS id"]
+        for name in dict.fromkeys([*former.columns[1:], *names]):
+            one, other = f"fresh.{_quoted(name)}", f"older.{_quoted(name)}"
+            if name not in types:
+                value = one
+            elif name not in fresh_types:
+                value = other
+            else:
+                if types[name] != fresh_types[name]:  # it is text from now on
+                    one, other = f"CAST({one} AS VARCHAR)", f"CAST({other} AS VARCHAR)"
+                value = f"CASE WHEN fresh.id IS NULL THEN {other} ELSE {one} END"
+            columns.append(f"{value} AS {_quoted(name)}")
+        query = f"SELECT {', '.join(columns)} FROM fresh FULL JOIN older ON fresh.id = older.id"
+    connection.execute(f"COPY ({query} ORDER BY 1) TO {_literal(target)} (FORMAT parquet)")
+
+
+def _pair(connection: DuckDBPyConnection, query: str) -> tuple[int, int]:
+    row = connection.execute(query).fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _literal(value: str | Path) -> str:
+    return "'" + str(value).replace("'", "''") + "'"

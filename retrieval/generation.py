@@ -1,0 +1,164 @@
+"""What an index holds at one moment, opened for reading. It does not change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from infogan.errors import UserError
+from retrieval.attributes import Attributes
+from retrieval.knn import Vectors
+from retrieval.segments import MissingSegment, Place, Rows, Segment, file_problem
+
+
+class Generation:
+    """The segments that a manifest names, less what was removed.
+
+    Args:
+        directory: the index's.
+        manifest: as `read_manifest` gives it.
+        before: an older generation, whose open files are used again.
+
+    Raises:
+        MissingSegment: a file is not there.
+        UserError: a file is damaged.
+    """
+
+    def __init__(self, directory: Path, manifest: dict[str, Any], before: Generation | None = None) -> None:
+        self.directory = directory
+        self.manifest = manifest
+        self.width: int = manifest["num_features"]
+        there = {segment.entry["name"]: segment for segment in (before.segments if before else ())}
+        self.segments: list[Segment] = [
+            there.get(entry["name"]) or Segment(directory, entry, self.width) for entry in manifest["segments"]
+        ]
+        self.removed = self._read_removed()
+        self.attributes: Attributes | None = None
+        if manifest["attributes"]:
+            same = before is not None and before.manifest["attributes"] == manifest["attributes"]
+            self.attributes = before.attributes if before and same else self._read_attributes()
+
+    def _read_removed(self) -> np.ndarray:
+        if not self.manifest["removed"]:
+            return np.empty(0, np.int64)
+        path = self.directory / self.manifest["removed"]["name"]
+        try:
+            if (reason := file_problem(path, self.manifest["removed"])) == "missing":
+                raise MissingSegment(f"{path}: missing; restore it or index again")
+            if reason:
+                raise ValueError
+            return np.load(path, allow_pickle=False)
+        except MissingSegment:
+            raise
+        except (OSError, ValueError):
+            raise UserError(f"{path}: damaged; restore it or index again") from None
+
+    def _read_attributes(self) -> Attributes:
+        entry = self.manifest["attributes"]
+        path = self.directory / entry["name"]
+        if not path.exists():
+            raise MissingSegment(f"{path}: missing; restore it or give the attributes again")
+        return Attributes(path, entry["sha256"])
+
+    def __len__(self) -> int:
+        return sum(map(len, self.segments)) - len(self.removed)
+
+    def __contains__(self, item: int) -> bool:
+        return _holds(self.ids, item)
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        """(n,) int64 of all items, ascending."""
+        parts = [part.ids if part.rows is None else part.ids[part.rows] for part in self.parts]
+        return np.concatenate([np.empty(0, np.int64), *parts])
+
+    @cached_property
+    def parts(self) -> list[Vectors]:
+        """What is searched: every segment, less what was removed."""
+        parts = []
+        for segment in self.segments:
+            gone = np.isin(segment.ids, self.removed, assume_unique=True) if len(self.removed) else None
+            parts.append(segment.searched(None if gone is None or not gone.any() else np.flatnonzero(~gone)))
+        return parts
+
+    def matching(self, where: str) -> list[Vectors]:
+        """The same of those whose attributes meet a condition.
+
+        Raises:
+            UserError: the condition is malformed, or no item has attributes.
+        """
+        if self.attributes is None:
+            raise UserError(
+                f"{self.directory}: its items have no attributes, so --where finds none; give them some with:"
+                " python -m retrieval attributes INDEX TABLE"
+            )
+        wanted = self.attributes.matching(where)
+        parts = []
+        for part in self.parts:
+            ids = part.ids if part.rows is None else part.ids[part.rows]
+            kept = np.flatnonzero(np.isin(ids, wanted, assume_unique=True))
+            parts.append(Vectors(part.vectors, part.half_squares, part.ids, part.at(kept)))
+        return parts
+
+    def place(self, item: int) -> Place:
+        """Root and path of an item's file."""
+        last = int(np.searchsorted([segment.ids[0] for segment in self.segments], item, "right")) - 1
+        segment = self.segments[last]
+        return segment.place(int(np.searchsorted(segment.ids, item)))
+
+    def live(self) -> Iterator[tuple[Segment, np.ndarray]]:
+        """Each segment with the rows of it that are not removed."""
+        for segment, part in zip(self.segments, self.parts, strict=True):
+            yield segment, np.arange(len(segment)) if part.rows is None else part.rows
+
+    def copied(self, size: int, limit: int) -> Iterator[Rows]:
+        """All items in order, a few at a time: no more than `size`, and never across a multiple of `limit`."""
+        done = 0
+        for segment, rows in self.live():
+            while len(rows):
+                some = min(size, limit - done % limit)
+                yield segment.rows(rows[:some])
+                done += len(rows[:some])
+                rows = rows[some:]
+
+    def stats(self) -> dict[str, Any]:
+        """How much of what there is."""
+        names = ("removed", "attributes", "approximate")
+        entries = {name: self.manifest[name]["bytes"] for name in names if self.manifest[name]}
+        files: dict[str, int] = {}
+        for segment in self.segments:
+            for name, file in segment.entry["files"].items():
+                files[name] = files.get(name, 0) + file["bytes"]
+        return {
+            "generation": self.manifest["generation"],
+            "items": len(self),
+            "removed": len(self.removed),
+            "segments": len(self.segments),
+            "num_features": self.width,
+            "attributes": list(self.attributes.names) if self.attributes else [],
+            "extractor_sha256": self.manifest["extractor_sha256"],
+            "bytes": files | entries,
+        }
+
+    def problems(self) -> list[str]:
+        """What is wrong with its files, by reading all of them."""
+        found = [line for segment in self.segments for line in segment.problems()]
+        for key in ("removed", "attributes", "approximate"):
+            if entry := self.manifest[key]:
+                path = self.directory / entry["name"]
+                if reason := file_problem(path, entry):
+                    found.append(f"{path}: {reason}")
+        if len(self.ids) and not (np.diff(self.ids) > 0).all():
+            found.append(f"{self.directory}: ids are not ascending")
+        if len(self.ids) != len(self) or (len(self.ids) and self.ids[-1] >= self.manifest["next_id"]):
+            found.append(f"{self.directory}: items and the manifest do not match")
+        return found
+
+
+def _holds(ascending: np.ndarray, item: int) -> bool:
+    place = int(np.searchsorted(ascending, item))
+    return place < len(ascending) and int(ascending[place]) == item

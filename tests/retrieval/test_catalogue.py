@@ -1,0 +1,326 @@
+"""What becomes of an index as it grows and shrinks: against a plain model, killed, on a full disk, damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from infogan.errors import UserError, run_command
+from retrieval.extractor import Extractor
+from retrieval.index import Index
+from tests.conftest import ROOT, assert_user_error, command
+from tests.retrieval.changes import WIDTH, Items, fill, some_vectors, state_after
+
+
+@pytest.fixture(scope="module")
+def loaded(extractor: Path) -> Extractor:
+    return Extractor.load(extractor)
+
+
+@pytest.fixture
+def index(loaded: Extractor, tmp_path: Path) -> Index:
+    return Index.create(tmp_path / "index", loaded)
+
+
+def expected(items: Items, query: np.ndarray, k: int) -> list[tuple[float, int]]:
+    return sorted((float(np.linalg.norm(vector - query)), item) for item, vector in items.items())[:k]
+
+
+def found(index: Index, query: np.ndarray, k: int, where: str | None = None) -> list[tuple[float, int]]:
+    return [(hit.distance, hit.id) for hit in index.search_features(query[None], k, where)[0]]
+
+
+def same(one: list[tuple[float, int]], other: list[tuple[float, int]]) -> bool:
+    near = np.allclose([distance for distance, _ in one], [distance for distance, _ in other], rtol=1e-6)
+    return near and [item for _, item in one] == [item for _, item in other]
+
+
+class Catalogue(RuleBasedStateMachine):
+    """An index beside a dictionary."""
+
+    directory: Path
+    extractor: Extractor
+
+    def __init__(self) -> None:
+        super().__init__()
+        place = self.directory / f"{time.monotonic_ns()}"
+        self.index = Index.create(place, self.extractor)
+        self.reader = Index(place)
+        self.items: Items = {}
+        self.ever = 0
+        self.step = 0
+
+    @rule(count=st.integers(1, 8))
+    def add(self, count: int) -> None:
+        self.step += 1
+        new = fill(self.index, count, self.step)
+        assert list(new) == list(range(self.ever, self.ever + count))  # never one that was used
+        self.ever += count
+        self.items |= new
+
+    @rule(data=st.data())
+    def remove(self, data: Any) -> None:
+        if self.items:
+            gone = data.draw(st.lists(st.sampled_from(sorted(self.items)), min_size=1, max_size=5, unique=True))
+            assert self.index.remove(gone) == len(gone)
+            for item in gone:
+                del self.items[item]
+
+    @rule()
+    def compact(self) -> None:
+        self.index.compact()
+
+    @rule(parity=st.integers(0, 1))
+    def describe(self, parity: int) -> None:
+        if self.items:
+            table = self.directory / "table.csv"
+            rows = "".join(f"{item},{item % 2 == parity}\n" for item in self.items)
+            table.write_text(f"id,wanted\n{rows}")
+            assert self.index.set_attributes(table) == (len(self.items), 0)
+            query = some_vectors(1, 99)[0]
+            wanted = {item: vector for item, vector in self.items.items() if item % 2 == parity}
+            k = len(self.items)
+            assert same(found(self.reader, query, k, "wanted"), expected(wanted, query, k))
+
+    @rule(seed=st.integers(0, 1000), k=st.integers(1, 12))
+    def search(self, seed: int, k: int) -> None:
+        if self.items:
+            query, k = some_vectors(1, seed)[0], min(k, len(self.items))
+            assert same(found(self.reader, query, k), expected(self.items, query, k))
+
+    @invariant()
+    def it_counts(self) -> None:
+        assert len(self.index) == len(self.items)
+
+
+@pytest.mark.parametrize(
+    ("examples", "steps"), [(8, 25), pytest.param(100, 100, marks=pytest.mark.slow)], ids=["some", "10000"]
+)
+def test_it_agrees_with_a_dictionary(loaded: Extractor, tmp_path: Path, examples: int, steps: int) -> None:
+    Catalogue.directory, Catalogue.extractor = tmp_path, loaded
+    run_state_machine_as_test(
+        Catalogue,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+@pytest.mark.parametrize("kills", [8, pytest.param(200, marks=pytest.mark.slow)])
+def test_a_kill_leaves_the_old_or_the_new_state(loaded: Extractor, tmp_path: Path, kills: int) -> None:
+    rng = random.Random(0)
+    for seed in range(kills):
+        directory = tmp_path / str(seed)
+        Index.create(directory, loaded)
+        program = [sys.executable, "-m", "tests.retrieval.changes", str(directory), str(seed)]
+        with subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, text=True) as writer:
+            assert writer.stdout is not None
+            first = writer.stdout.readline()
+            time.sleep(rng.uniform(0, 0.3))
+            writer.kill()
+            done = len([first, *writer.stdout])
+        index = Index(directory)
+        held = {int(item) for item in index.now.ids}
+        possible = [state_after(seed, done + more) for more in (0, 1)]
+        assert held in [set(items) for items in possible]
+        assert index.verify() == []
+        items = next(items for items in possible if set(items) == held)
+        if items:
+            query = some_vectors(1, 7)[0]
+            assert same(found(index, query, len(items)), expected(items, query, len(items)))
+        fill(index, 3, 5000)  # and it can be written to
+        assert {path.name for path in directory.iterdir()} <= {
+            *("manifest.json", "lock", "extractor"),
+            *(segment["name"] for segment in index.manifest["segments"]),
+            *([index.manifest["removed"]["name"]] if index.manifest["removed"] else []),
+        }
+
+
+def test_a_full_disk_leaves_the_old_state(loaded: Extractor, tmp_path: Path, capsys: Any) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("mounting a filesystem needs root")
+    try:
+        index = Index.create(disk / "index", loaded)
+        items = fill(index, 300)
+        index.remove([5])
+        del items[5]
+        free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+        (disk / "filler").write_bytes(bytes(free - 500_000))
+        for action in (lambda: fill(index, 200, 1), index.compact):
+            assert run_command(action) == 2
+            error = capsys.readouterr().err
+            assert error.startswith("error: ") and error.count("\n") == 1 and "make room" in error
+            reopened = Index(disk / "index")
+            assert reopened.verify() == [] and set(reopened.now.ids.tolist()) == set(items)
+        (disk / "filler").unlink()
+        assert index.compact() and set(index.now.ids.tolist()) == set(items)
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_compaction_loses_nothing_but_what_was_removed(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    items: Items = {}
+    for seed in range(5):
+        items |= fill(index, 50, seed)
+    index.remove([0, 77, 249])
+    for item in (0, 77, 249):
+        del items[item]
+    query = some_vectors(1, 9)[0]
+    before = [hit for hits in index.search_features(query[None], 247) for hit in hits]
+    monkeypatch.setattr("retrieval.index.COMPACTED_ITEMS", 100)
+    monkeypatch.setattr("retrieval.index._COPIED", 30)
+    reader = Index(index.directory)
+    old = reader.now
+    assert index.compact() and not index.compact()
+    assert [segment["items"] for segment in index.manifest["segments"]] == [100, 100, 47]
+    assert index.manifest["removed"] is None and index.verify() == []
+    assert [hit for hits in index.search_features(query[None], 247) for hit in hits] == before
+    assert len(old.segments) == 5 and old.place(78) == ("root", "1/28.jpg")  # still open, though its files are gone
+    assert same(found(reader, query, 247), expected(items, query, 247)) and len(reader.now.segments) == 3
+    assert fill(index, 1, 8).keys() == {250}
+    index.remove(index.now.ids.tolist())
+    assert index.compact() and len(index) == 0 and index.manifest["segments"] == []
+
+
+def test_filters(index: Index, tmp_path: Path) -> None:
+    items = fill(index, 40)
+    query = some_vectors(1, 9)[0]
+    with pytest.raises(UserError, match="no attributes"):
+        found(index, query, 3, "brand=Keen")
+    table = tmp_path / "items.csv"
+    brands = ["O'Neil & Co", "Keen", "Keen", "Keen"]
+    rows = [f"0/{row}.jpg,{brands[row % 4]},{row},2026-01-{row % 28 + 1:02d}" for row in range(39)]
+    table.write_text("\n".join(["path,brand,price,since", *rows, "gone.jpg,Keen,1,2026-01-01"]))
+    assert index.set_attributes(table) == (39, 1)
+    for where, wanted in (
+        ("brand=Keen", lambda row: row < 39 and row % 4),
+        ("brand = 'O''Neil & Co'", lambda row: row < 39 and row % 4 == 0),
+        ("price=7", lambda row: row == 7),
+        ("brand='Keen' AND price < 20", lambda row: row % 4 and row < 20),
+        ("since > DATE '2026-01-20' OR price IN (1, 2)", lambda row: row < 39 and (row % 28 + 1 > 20 or row in (1, 2))),
+        ("price > 1000", lambda row: False),
+        ("brand IS NULL", lambda row: False),
+    ):
+        some = {item: vector for item, vector in items.items() if wanted(item)}
+        assert same(found(index, query, 40, where), expected(some, query, 40)), where
+    hit = index.search_features(query[None], 1, "price=7")[0][0]
+    assert hit.attributes["brand"] == "Keen" and hit.attributes["price"] == 7
+    # A later table changes what it names, and nothing else.
+    (tmp_path / "more.csv").write_text("id,price,shop\n7,cheap,A\n39,5,B\n")
+    assert index.set_attributes(tmp_path / "more.csv") == (2, 0)
+    assert [item for _, item in found(index, query, 40, "price=cheap")] == [7]
+    assert [item for _, item in found(index, query, 40, "brand = 'Keen' AND shop = 'A'")] == [7]
+    assert {item for _, item in found(index, query, 40, "shop IS NOT NULL")} == {7, 39}
+    assert index.search_features(query[None], 1, "shop=A")[0][0].attributes["brand"] == "Keen"
+    index.remove([7])
+    assert found(index, query, 39, "shop=A") == []
+    index.compact()
+    assert found(index, query, 39, "shop=A") == [] and len(found(index, query, 39, "brand=Keen")) == 28
+    assert index.verify() == []
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("colour=red", "the attributes are brand"),
+        ("brand = ", "syntax error"),
+        ("1=1); DROP TABLE items; --", "syntax error"),
+        ("brand IN (FROM read_csv('/etc/passwd'))", "disabled"),
+        ("brand + 1", "the attributes are brand"),
+    ],
+)
+def test_a_filter_that_cannot_be(index: Index, tmp_path: Path, where: str, words: str) -> None:
+    fill(index, 4)
+    (tmp_path / "items.csv").write_text("id,brand\n1,Keen\n2,Teva\n")
+    index.set_attributes(tmp_path / "items.csv")
+    with pytest.raises(UserError, match=words) as error:
+        found(index, some_vectors(1, 0)[0], 2, where)
+    assert "\n" not in str(error.value)
+    assert [item for _, item in found(index, some_vectors(1, 0)[0], 2, "brand=Keen")] == [1]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("gone.csv", None, "no such file"),
+        ("table.txt", "id,brand\n1,Keen\n", r"a \.csv or a \.parquet"),
+        ("table.csv", "shoe,brand\n1,Keen\n", "needs a column path or id"),
+        ("table.csv", "id\n1\n", "attributes beside it"),
+        ("table.csv", "id,brand\n1,Keen\n1,Teva\n", "more than once"),
+        ("table.parquet", "no", "table.parquet: "),
+    ],
+)
+def test_a_table_that_cannot_be(index: Index, tmp_path: Path, name: str, text: str | None, words: str) -> None:
+    fill(index, 4)
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=words) as error:
+        index.set_attributes(tmp_path / name)
+    assert "\n" not in str(error.value)
+    assert index.manifest["generation"] == 1 and index.verify() == []
+
+
+def test_vectors_that_cannot_be(index: Index) -> None:
+    fill(index, 2)
+    good = some_vectors(2, 0)
+    for vectors, places, words in (
+        (good[:, :7], [("", "a"), ("", "b")], "do not fit"),
+        (np.where(np.arange(WIDTH) == 3, np.nan, good).astype(np.float32), [("", "a"), ("", "b")], "not finite"),
+        (good, [("", "a")], "do not fit together"),
+    ):
+        with pytest.raises(UserError, match=words):
+            index.add_vectors(vectors, places)
+    with pytest.raises(UserError, match="not finite"):
+        index.search_features(np.full((1, WIDTH), np.inf, np.float32), 1)
+    assert len(Index(index.directory)) == 2
+
+
+def test_verify_names_every_damaged_file(index: Index, tmp_path: Path) -> None:
+    fill(index, 20)
+    index.remove([3])
+    (tmp_path / "items.csv").write_text("id,brand\n1,Keen\n2,Teva\n")
+    index.set_attributes(tmp_path / "items.csv")
+    assert json.loads(command("-m", "retrieval", "verify", str(index.directory), "--json").stdout)["ok"]
+    for path in sorted(index.directory.rglob("*")):
+        if path.is_dir() or path.name in ("lock", "manifest.json"):
+            continue
+        good = path.read_bytes()
+        for place in (0, len(good) // 2, len(good) - 1):
+            path.write_bytes(good[:place] + bytes([good[place] ^ 16]) + good[place + 1 :])
+            try:
+                problems = Index(index.directory).verify()
+            except UserError as error:
+                problems = [str(error)]
+            assert len(problems) == 1 and str(path.parent) in problems[0], path
+        path.write_bytes(good)
+    (index.directory / "segment-000001" / "places.bin").unlink()
+    assert_user_error(command("-m", "retrieval", "verify", str(index.directory)), "segment-000001: missing")
+
+
+def test_stats(index: Index) -> None:
+    fill(index, 20)
+    index.remove([3])
+    stats = json.loads(command("-m", "retrieval", "stats", str(index.directory), "--json").stdout)
+    assert (stats["items"], stats["removed"], stats["segments"], stats["generation"]) == (19, 1, 1, 2)
+    assert stats["bytes"]["vectors.npy"] == 128 + 20 * WIDTH * 4
+    report = json.loads(command("-m", "retrieval", "compact", str(index.directory), "--json").stdout)
+    assert report["compacted"] and (report["items"], report["removed"]) == (19, 0)
