@@ -6,6 +6,7 @@
     python -m retrieval attributes INDEX TABLE
     python -m retrieval compact    INDEX
     python -m retrieval stats      INDEX
+    python -m retrieval neighbours INDEX OUT.parquet [-k 20] [--since GENERATION] [--group-by NAME]
     python -m retrieval evaluate   EXTRACTOR PHOTOS… --labels SCHEME [-k 5] [--int8]
     python -m retrieval describe   EXTRACTOR
     python -m retrieval verify     EXTRACTOR_OR_INDEX

@@ -37,7 +37,7 @@ class Attributes:
             if sha256 is not None and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
                 raise UserError(f"{path}: not as it was written; restore it or give the attributes again")
             self._connection = duckdb.connect()
-            self._connection.execute(f"CREATE TABLE items AS FROM read_parquet({_literal(path)})")
+            self._connection.execute(f"CREATE TABLE items AS FROM read_parquet({literal(path)})")
         except (OSError, duckdb.Error):
             raise UserError(f"{path}: missing or damaged; restore it or give the attributes again") from None
         # From here on, conditions are somebody's: no file, no setting.
@@ -60,7 +60,7 @@ class Attributes:
         if where not in self._found:
             short = _SHORT.fullmatch(where.strip())
             # Not as a statement, which could hold others: an expression alone is parsed.
-            condition = f'"{short[1]}" = {_literal(short[2])}' if short else where
+            condition = f'"{short[1]}" = {literal(short[2])}' if short else where
             try:
                 found = self._connection.cursor().table("items").filter(condition).project("id").fetchnumpy()["id"]
             except duckdb.Error as error:
@@ -142,8 +142,8 @@ def keep(older: Path, ids: np.ndarray, target: Path) -> None:
 
     with duckdb.connect() as connection:
         connection.register("live", {"id": ids})
-        kept = f"FROM read_parquet({_literal(older)}) WHERE id IN (SELECT id FROM live) ORDER BY id"
-        connection.execute(f"COPY ({kept}) TO {_literal(target)} (FORMAT parquet)")
+        kept = f"FROM read_parquet({literal(older)}) WHERE id IN (SELECT id FROM live) ORDER BY id"
+        connection.execute(f"COPY ({kept}) TO {literal(target)} (FORMAT parquet)")
 
 
 def _read_table(connection: DuckDBPyConnection, table: Path) -> None:
@@ -153,14 +153,14 @@ def _read_table(connection: DuckDBPyConnection, table: Path) -> None:
     if not table.is_file():
         raise UserError(f"{table}: no such file")
     reader = "read_csv" if kind == ".csv" else "read_parquet"
-    connection.execute(f"CREATE TABLE new AS FROM {reader}({_literal(table)})")
+    connection.execute(f"CREATE TABLE new AS FROM {reader}({literal(table)})")
 
 
 def _write_merged(connection: DuckDBPyConnection, names: list[str], older: Path | None, target: Path) -> None:
     if older is None:
         query = "SELECT * FROM fresh"
     else:
-        connection.execute(f"CREATE TABLE older AS FROM read_parquet({_literal(older)})")
+        connection.execute(f"CREATE TABLE older AS FROM read_parquet({literal(older)})")
         former = connection.table("older")
         types = dict(zip(former.columns, map(str, former.types), strict=True))
         fresh = connection.table("fresh")
@@ -178,7 +178,7 @@ def _write_merged(connection: DuckDBPyConnection, names: list[str], older: Path 
                 value = f"CASE WHEN fresh.id IS NULL THEN {other} ELSE {one} END"
             columns.append(f"{value} AS {_quoted(name)}")
         query = f"SELECT {', '.join(columns)} FROM fresh FULL JOIN older ON fresh.id = older.id"
-    connection.execute(f"COPY ({query} ORDER BY 1) TO {_literal(target)} (FORMAT parquet)")
+    connection.execute(f"COPY ({query} ORDER BY 1) TO {literal(target)} (FORMAT parquet)")
 
 
 def _pair(connection: DuckDBPyConnection, query: str) -> tuple[int, int]:
@@ -191,5 +191,6 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _literal(value: str | Path) -> str:
+def literal(value: str | Path) -> str:
+    """As it is written in SQL."""
     return "'" + str(value).replace("'", "''") + "'"

@@ -52,6 +52,16 @@ def add_commands(commands: Any) -> None:
     compact.add_argument("index", type=Path, metavar="INDEX")
     compact.set_defaults(run=_compact, show=_show_stats)
 
+    bulk = commands.add_parser("neighbours", help="write the nearest neighbours of every item to a Parquet file")
+    bulk.add_argument("index", type=Path, metavar="INDEX")
+    bulk.add_argument("out", type=Path, metavar="OUT.parquet")
+    bulk.add_argument("-k", type=int, default=20, help="how many (default: 20)")
+    bulk.add_argument(
+        "--since", type=int, metavar="GENERATION", help="what OUT holds already: only what is new is searched for"
+    )
+    bulk.add_argument("--group-by", metavar="NAME", help="an attribute: items are compared with those of their value")
+    bulk.set_defaults(run=_neighbours, show=_show_neighbours)
+
     stats = commands.add_parser("stats", help="what an index holds, and what it takes")
     stats.add_argument("index", type=Path, metavar="INDEX")
     stats.set_defaults(run=_stats, show=_show_stats)
@@ -138,6 +148,18 @@ def _compact(arguments: argparse.Namespace) -> dict[str, Any]:
     index = Index(arguments.index)
     compacted = index.compact()
     return {"compacted": compacted, **index.now.stats()}
+
+
+def _neighbours(arguments: argparse.Namespace) -> dict[str, Any]:
+    from retrieval.index import Index
+    from retrieval.neighbours import neighbours
+
+    return neighbours(Index(arguments.index), arguments.k, arguments.out, arguments.since, arguments.group_by)
+
+
+def _show_neighbours(report: dict[str, Any]) -> None:
+    counts = f"{report['searched']:,} searched for, {report['mended']:,} compared with what is new"
+    print(f"neighbours of {report['items']:,} items of generation {report['generation']}: {counts}")
 
 
 def _stats(arguments: argparse.Namespace) -> dict[str, Any]:

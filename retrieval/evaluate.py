@@ -85,9 +85,9 @@ def area_pixels(photos: np.ndarray, side: int) -> np.ndarray:
 
 
 def principal_components(features: np.ndarray, count: int) -> np.ndarray:
-    """The first `count` principal components of (N, D) features, (N, min(count, N, D)) float32, fitted on themselves."""
+    """The first `count` principal components of (N, D) features, fitted on them: (N, min(count, N, D)) float32."""
     centred = features - features.mean(axis=0)
-    if len(centred) < centred.shape[1]:  # the same, from products of photos instead of pixels, of which there are more
+    if len(centred) < centred.shape[1]:  # the same, by products of photos: there are fewer of them
         squares, axes = np.linalg.eigh(centred @ centred.T)
         return np.ascontiguousarray((axes * np.sqrt(np.maximum(squares, 0)))[:, ::-1][:, :count])
     _, axes = np.linalg.eigh(centred.T @ centred)

@@ -96,13 +96,22 @@ class Generation:
                 f"{self.directory}: its items have no attributes, so --where finds none; give them some with:"
                 " python -m retrieval attributes INDEX TABLE"
             )
-        wanted = self.attributes.matching(where)
+        return self.only(self.attributes.matching(where))
+
+    def only(self, ids: np.ndarray) -> list[Vectors]:
+        """What is searched, of these items alone; ascending ids."""
         parts = []
         for part in self.parts:
-            ids = part.ids if part.rows is None else part.ids[part.rows]
-            kept = np.flatnonzero(np.isin(ids, wanted, assume_unique=True))
-            parts.append(Vectors(part.vectors, part.half_squares, part.ids, part.at(kept)))
+            there = part.ids if part.rows is None else part.ids[part.rows]
+            parts.append(
+                Vectors(part.vectors, part.half_squares, part.ids, part.at(np.flatnonzero(np.isin(there, ids))))
+            )
         return parts
+
+    def vectors(self, ids: np.ndarray) -> np.ndarray:
+        """(n, D) float32 of some items, by ascending ids."""
+        found = [part.vectors[part.at(np.arange(len(part)))] for part in self.only(ids) if len(part)]
+        return np.concatenate([np.empty((0, self.width), np.float32), *found])
 
     def place(self, item: int) -> Place:
         """Root and path of an item's file."""

@@ -8,11 +8,11 @@ again in float64, so the answer is exact, and the same however the vectors are d
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -81,11 +81,16 @@ def nearest(gallery: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarra
 
 
 def search(
-    parts: Sequence[Vectors], queries: np.ndarray, k: int, threads: int | None = None
+    parts: Sequence[Vectors],
+    queries: np.ndarray,
+    k: int,
+    threads: int | None = None,
+    within: np.ndarray | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The k nearest of all parts to each of (Q, D) queries, fewer where there are fewer.
 
     A single query is read by one thread: memory does not get faster by two. `threads`: default, the machine's cores.
+    `within`: (Q,) distances, beyond which nothing has to be found, though it may be; that is quicker.
 
     Returns:
         For each query, distances float64 and ids int64, nearest first.
@@ -96,12 +101,12 @@ def search(
     with _single_threaded_products(), ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(queries), _QUERIES):
             some = queries[start : start + _QUERIES]
+            radii = np.full(len(some), np.inf) if within is None else within[start : start + _QUERIES]
             shares = [list(_share(parts, worker, workers)) for worker in range(workers)]
             # One worker is this thread: handing a query over takes as long as a small catalogue.
-            swept = [_sweep(parts, shares[0], some, k)] if workers == 1 else [
-                *pool.map(lambda share, some=some: _sweep(parts, share, some, k), shares)
-            ]  # fmt: skip
-            found += _measured(parts, swept, some, k)
+            run = map if workers == 1 else pool.map
+            swept = list(run(partial(_sweep, parts, queries=some, k=k, radii=radii), shares))
+            found += _measured(parts, swept, some, k, run)
     return found
 
 
@@ -118,11 +123,16 @@ def _share(parts: Sequence[Vectors], worker: int, workers: int) -> Iterator[tupl
 _CANDIDATE = np.dtype([("query", np.int32), ("part", np.int32), ("place", np.int64), ("score", np.float32)])
 
 
-def _sweep(parts: Sequence[Vectors], blocks: Iterable[tuple[int, int, int]], queries: np.ndarray, k: int) -> np.ndarray:
+def _sweep(
+    parts: Sequence[Vectors], blocks: Iterable[tuple[int, int, int]], queries: np.ndarray, k: int, radii: np.ndarray
+) -> np.ndarray:
     """All in these blocks that may be among their k nearest to a query: an array of `_CANDIDATE`."""
-    least = np.full(len(queries), -np.inf, np.float32)  # a score below this is not among the k best
-    lengths = np.sqrt(2 * half_squares(queries))
-    longest = 0.0
+    halves_asked = half_squares(queries)
+    lengths, longest = np.sqrt(2 * halves_asked), _longest(parts)
+    error = 2 * _error(queries.shape[1], lengths, longest)
+    # A score below this is not among the k best, or is farther than the radius.
+    least = (halves_asked * (1 - 1e-6) - radii**2 / 2 - 2 * error).astype(np.float32)
+    first = True
     kept, fresh, waiting = np.empty(0, _CANDIDATE), [], 0
     scores = np.empty((_ROWS, len(queries)), np.float32)
     better = np.empty(scores.shape, bool)
@@ -132,10 +142,9 @@ def _sweep(parts: Sequence[Vectors], blocks: Iterable[tuple[int, int, int]], que
         score, above = scores[: stop - start], better[: stop - start]
         np.matmul(vectors, transposed, out=score)
         np.subtract(score, halves[:, None], out=score)
-        longest = max(longest, float(halves.max()))
-        if not len(kept) and not waiting and stop - start > k:  # the first block: without this, all of it
-            top = np.partition(score, len(score) - k, axis=0)[len(score) - k]
-            least = top - 2 * _error(queries.shape[1], lengths, longest)
+        if first and stop - start > k:  # without this, all of the block
+            least = np.maximum(least, np.partition(score, len(score) - k, axis=0)[len(score) - k] - error)
+        first = False
         np.greater_equal(score, least, out=above)
         places, owners = np.nonzero(above)
         if len(places):
@@ -144,10 +153,14 @@ def _sweep(parts: Sequence[Vectors], blocks: Iterable[tuple[int, int, int]], que
             fresh.append(some)
             waiting += len(some)
         if waiting > _PRUNE:
-            error = 2 * _error(queries.shape[1], lengths, longest)
             kept, least = _pruned(np.concatenate([kept, *fresh]), least, k, error)
             fresh, waiting = [], 0
-    return _pruned(np.concatenate([kept, *fresh]), least, k, 2 * _error(queries.shape[1], lengths, longest))[0]
+    return _pruned(np.concatenate([kept, *fresh]), least, k, error)[0]
+
+
+def _longest(parts: Sequence[Vectors]) -> float:
+    """The largest |x|²/2 there is."""
+    return max((float(part.half_squares.max()) for part in parts if len(part.half_squares)), default=0.0)
 
 
 def _error(width: int, lengths: np.ndarray, longest: float) -> np.ndarray:
@@ -168,23 +181,27 @@ def _pruned(found: np.ndarray, least: np.ndarray, k: int, error: np.ndarray) -> 
 
 
 def _measured(
-    parts: Sequence[Vectors], swept: Sequence[np.ndarray], queries: np.ndarray, k: int
+    parts: Sequence[Vectors], swept: Sequence[np.ndarray], queries: np.ndarray, k: int, run: Callable[..., Any]
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The k nearest of each query, of the candidates from all workers, by their true distances."""
-    longest = max((float(part.half_squares.max()) for part in parts if len(part.half_squares)), default=0.0)
-    error = 2 * _error(queries.shape[1], np.sqrt(2 * half_squares(queries)), longest)
+    error = 2 * _error(queries.shape[1], np.sqrt(2 * half_squares(queries)), _longest(parts))
     found = np.concatenate(swept)
     if len(swept) > 1:
         found = _pruned(found, np.full(len(queries), -np.inf, np.float32), k, error)[0]
     ids, distances = np.empty(len(found), np.int64), np.empty(len(found))
+
+    def measure(some: np.ndarray) -> None:
+        """Of candidates of one part."""
+        part = parts[found["part"][some[0]]]
+        rows = part.at(found["place"][some])
+        ids[some] = part.ids[rows]
+        differences = np.subtract(part.vectors[rows], queries[found["query"][some]], dtype=np.float64)
+        distances[some] = np.sqrt(np.einsum("ij,ij->i", differences, differences))
+
     for number in np.unique(found["part"]):
         mine = np.flatnonzero(found["part"] == number)
-        rows = parts[number].at(found["place"][mine])
-        ids[mine] = parts[number].ids[rows]
-        for some in np.array_split(np.arange(len(mine)), -(-len(mine) // _MEASURED)):
-            there, asked = parts[number].vectors[rows[some]], queries[found["query"][mine[some]]]
-            differences = np.subtract(there, asked, dtype=np.float64)
-            distances[mine[some]] = np.sqrt(np.einsum("ij,ij->i", differences, differences))
+        for _ in run(measure, np.array_split(mine, -(-len(mine) // _MEASURED))):
+            pass
     order = np.lexsort((ids, distances, found["query"]))
     ids, distances = ids[order], distances[order]
     bounds = np.searchsorted(found["query"][order], np.arange(len(queries) + 1))
