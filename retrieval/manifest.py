@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ _KEYS = {
     *("format", "generation", "extractor_sha256", "num_features", "next_id", "next_file"),
     *("segments", "removed", "attributes", "approximate"),
 }
-_STAY = {NAME, "lock", "extractor"}
+_OURS = re.compile(r"(segment|removed|attributes|approximate)-\d{6}(\.\w+)?|\.manifest\.json\.\d+\.tmp")
 
 
 def first_manifest(extractor_sha256: str, num_features: int) -> dict[str, Any]:
@@ -70,11 +71,14 @@ def _sum(manifest: dict[str, Any]) -> str:
 
 
 def sweep(directory: Path, manifest: dict[str, Any]) -> None:
-    """Delete what this manifest does not name: the remains of killed writers, and what compaction has replaced."""
+    """Delete what this manifest does not name: the remains of killed writers, and what compaction has replaced.
+
+    Only what has the name of a file of an index: whatever else somebody keeps there stays.
+    """
     named = {segment["name"] for segment in manifest["segments"]}
     named |= {manifest[key]["name"] for key in ("removed", "attributes", "approximate") if manifest[key]}
     for path in directory.iterdir():
-        if path.name in named | _STAY:
+        if path.name in named or not _OURS.fullmatch(path.name):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

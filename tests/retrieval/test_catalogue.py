@@ -196,7 +196,9 @@ def test_compaction_loses_nothing_but_what_was_removed(index: Index, monkeypatch
     assert [hit for hits in index.search_features(query[None], 247) for hit in hits] == before
     assert len(old.segments) == 5 and old.place(78) == ("root", "1/28.jpg")  # still open, though its files are gone
     assert same(found(reader, query, 247), expected(items, query, 247)) and len(reader.now.segments) == 3
+    (index.directory / "letter.txt").write_text("mine")
     assert fill(index, 1, 8).keys() == {250}
+    assert (index.directory / "letter.txt").read_text() == "mine"
     index.remove(index.now.ids.tolist())
     assert index.compact() and len(index) == 0 and index.manifest["segments"] == []
 
