@@ -27,7 +27,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before FAISS: spinning threads cost up to 40× on a busy core
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before NumPy: spinning threads cost up to 40× on a busy core
 
 from infogan.errors import ArgumentParser, UserError, run_command
 from retrieval.catalogue import EXTRACTOR, INT8, add_commands, print_table
