@@ -89,7 +89,7 @@ class Attributes:
         """
         if name not in self.names:
             raise UserError(f"no attribute {name!r}; the attributes are {', '.join(self.names)}")
-        rows = self._connection.cursor().table("items").project(f'id, CAST("{name}" AS VARCHAR)').fetchall()
+        rows = self._connection.cursor().table("items").project(f"id, CAST({_quoted(name)} AS VARCHAR)").fetchall()
         known = dict(rows)
         return np.array([known.get(item) for item in ids.tolist()] + [None], object)[:-1]
 

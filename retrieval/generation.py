@@ -73,8 +73,7 @@ class Generation:
     @cached_property
     def ids(self) -> np.ndarray:
         """(n,) int64 of all items, ascending."""
-        parts = [part.ids if part.rows is None else part.ids[part.rows] for part in self.parts]
-        return np.concatenate([np.empty(0, np.int64), *parts])
+        return np.concatenate([np.empty(0, np.int64), *(part.searched_ids for part in self.parts)])
 
     @cached_property
     def parts(self) -> list[Vectors]:
@@ -100,22 +99,23 @@ class Generation:
 
     def only(self, ids: np.ndarray) -> list[Vectors]:
         """What is searched, of these items alone; ascending ids."""
-        parts = []
-        for part in self.parts:
-            there = part.ids if part.rows is None else part.ids[part.rows]
-            parts.append(
-                Vectors(part.vectors, part.half_squares, part.ids, part.at(np.flatnonzero(np.isin(there, ids))))
-            )
-        return parts
+        return [
+            Vectors(part.vectors, part.half_squares, part.ids, part.at(np.flatnonzero(np.isin(part.searched_ids, ids))))
+            for part in self.parts
+        ]
 
     def vectors(self, ids: np.ndarray) -> np.ndarray:
         """(n, D) float32 of some items, by ascending ids."""
         found = [part.vectors[part.at(np.arange(len(part)))] for part in self.only(ids) if len(part)]
         return np.concatenate([np.empty((0, self.width), np.float32), *found])
 
+    @cached_property
+    def _first_ids(self) -> np.ndarray:
+        return np.array([segment.ids[0] for segment in self.segments], np.int64)
+
     def place(self, item: int) -> Place:
         """Root and path of an item's file."""
-        last = int(np.searchsorted([segment.ids[0] for segment in self.segments], item, "right")) - 1
+        last = int(np.searchsorted(self._first_ids, item, "right")) - 1
         segment = self.segments[last]
         return segment.place(int(np.searchsorted(segment.ids, item)))
 

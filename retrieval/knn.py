@@ -54,6 +54,11 @@ class Vectors:
         some = slice(start, stop) if self.rows is None else self.rows[start:stop]
         return self.vectors[some], self.half_squares[some]
 
+    @property
+    def searched_ids(self) -> np.ndarray:
+        """The ids of what is searched."""
+        return self.ids if self.rows is None else self.ids[self.rows]
+
     def at(self, places: np.ndarray) -> np.ndarray:
         """The rows of some of what is searched."""
         return places if self.rows is None else self.rows[places]
@@ -97,12 +102,13 @@ def search(
     """
     queries = np.ascontiguousarray(queries, np.float32)
     workers = 1 if len(queries) == 1 else threads or os.cpu_count() or 1
+    blocks = _blocks(parts)
     found: list[tuple[np.ndarray, np.ndarray]] = []
     with _single_threaded_products(), ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(queries), _QUERIES):
             some = queries[start : start + _QUERIES]
             radii = np.full(len(some), np.inf) if within is None else within[start : start + _QUERIES]
-            shares = [list(_share(parts, worker, workers)) for worker in range(workers)]
+            shares = [blocks[worker::workers] for worker in range(workers)]
             # One worker is this thread: handing a query over takes as long as a small catalogue.
             run = map if workers == 1 else pool.map
             swept = list(run(partial(_sweep, parts, queries=some, k=k, radii=radii), shares))
@@ -110,14 +116,13 @@ def search(
     return found
 
 
-def _share(parts: Sequence[Vectors], worker: int, workers: int) -> Iterator[tuple[int, int, int]]:
-    """(part, start, stop) of the blocks of one worker: about as many as of the others."""
-    blocks = [
+def _blocks(parts: Sequence[Vectors]) -> list[tuple[int, int, int]]:
+    """(part, start, stop) of what goes into one product."""
+    return [
         (number, start, min(start + _ROWS, len(part)))
         for number, part in enumerate(parts)
         for start in range(0, len(part), _ROWS)
     ]
-    return iter(blocks[worker::workers])
 
 
 _CANDIDATE = np.dtype([("query", np.int32), ("part", np.int32), ("place", np.int64), ("score", np.float32)])
