@@ -38,10 +38,12 @@ class Attributes:
                 raise UserError(f"{path}: not as it was written; restore it or give the attributes again")
             self._connection = duckdb.connect()
             self._connection.execute(f"CREATE TABLE items AS FROM read_parquet({literal(path)})")
+            self._connection.execute("CREATE UNIQUE INDEX by_id ON items (id)")  # of a few items, ten times as fast
         except (OSError, duckdb.Error):
             raise UserError(f"{path}: missing or damaged; restore it or give the attributes again") from None
         # From here on, conditions are somebody's: no file, no setting.
-        for setting in ("enable_external_access = false", "lock_configuration = true"):
+        # One thread: a query's rows are few, and threads wait for each other longer than they take.
+        for setting in ("threads = 1", "enable_external_access = false", "lock_configuration = true"):
             self._connection.execute(f"SET {setting}")
         self.names = self._connection.table("items").columns[1:]
         self._found: dict[str, np.ndarray] = {}
@@ -76,9 +78,8 @@ class Attributes:
         """The attributes of each of these items that has any."""
         if not ids:
             return {}
-        rows = (
-            self._connection.cursor().table("items").filter(f"id IN ({','.join(map(str, map(int, ids)))})").fetchall()
-        )
+        query = f"FROM items WHERE id IN ({','.join(map(str, map(int, ids)))})"
+        rows = self._connection.cursor().execute(query).fetchall()
         return {row[0]: dict(zip(self.names, row[1:], strict=True)) for row in rows}
 
     def values(self, name: str, ids: np.ndarray) -> np.ndarray:

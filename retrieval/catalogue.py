@@ -34,6 +34,7 @@ def add_commands(commands: Any) -> None:
         metavar="CONDITION",
         help='only items whose attributes meet it: brand=Keen, or "price < 60" as in SQL',
     )
+    search.add_argument("--exact", action="store_true", help="read all of a large catalogue that compact has coded")
     search.set_defaults(run=_search, show=_show_search)
 
     remove = commands.add_parser("remove", help="take items out by their ids")
@@ -110,7 +111,7 @@ def _search(arguments: argparse.Namespace) -> dict[str, Any]:
 
     from retrieval.index import Index
 
-    hits = Index(arguments.index).search(arguments.photo, arguments.k, arguments.where)
+    hits = Index(arguments.index).search(arguments.photo, arguments.k, arguments.where, arguments.exact)
     return {"query": arguments.photo, "results": [asdict(hit) for hit in hits]}
 
 
@@ -174,7 +175,15 @@ def _show_stats(report: dict[str, Any]) -> None:
     parts = f"{report['items']:,} items of {report['num_features']} features in {report['segments']:,} segments"
     print(f"generation {report['generation']}: {parts}; {report['removed']:,} removed ones are still in them")
     print(f"attributes: {', '.join(report['attributes']) or 'none'}")
+    print(f"search: {_how(report['approximate'])}")
     print_table(("file", "MB"), [(name, f"{size / 1e6:,.1f}") for name, size in report["bytes"].items()])
+
+
+def _how(codes: dict[str, Any] | None) -> str:
+    if codes is None:
+        return "exact"
+    read = f"reads {codes['probes']:,} of {codes['lists']:,} lists of codes"
+    return f"approximate, {read}, recall@10 {codes['recall_at_10']:.3f}; --exact finds all"
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -186,8 +186,8 @@ def test_compaction_loses_nothing_but_what_was_removed(index: Index, monkeypatch
         del items[item]
     query = some_vectors(1, 9)[0]
     before = [hit for hits in index.search_features(query[None], 247) for hit in hits]
-    monkeypatch.setattr("retrieval.index.COMPACTED_ITEMS", 100)
-    monkeypatch.setattr("retrieval.index._COPIED", 30)
+    monkeypatch.setattr("retrieval.compaction.COMPACTED_ITEMS", 100)
+    monkeypatch.setattr("retrieval.compaction._COPIED", 30)
     reader = Index(index.directory)
     old = reader.now
     assert index.compact() and not index.compact()
