@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 from statistics import median
@@ -62,13 +63,17 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     extractor = Extractor.load(arguments.extractor)
-    real, asking = features(extractor, arguments.photos), features(extractor, arguments.queries)
+    began = time.perf_counter()
+    real = features(extractor, arguments.photos)
+    speed = len(real) / (time.perf_counter() - began)
+    asking = features(extractor, arguments.queries)
     asking = np.random.default_rng(1).permutation(asking)[:ASKED]
     machine = f"FAISS {faiss.__version__}, {CORES} cores"
     print(f"{len(real):,} features of photos, resampled to {arguments.items:,}; {machine}\n")
     vectors = resampled(real, arguments.items)
     with tempfile.TemporaryDirectory() as place:
         index, report = built(Path(place), extractor, vectors)
+        report["photos_per_second"] = speed
         print(f"| ms a query, the {K} nearest | exactly | by codes | times as fast | found |\n|---|---|---|---|---|")
         report |= asked(index, asking, arguments.rounds, {"one": (1, None), "64 at once": (64, None)})
         table = Path(place) / "items.csv"
@@ -148,7 +153,7 @@ def bulk(vectors: np.ndarray) -> dict[str, float]:
     seconds = timed(lambda: search([gallery], queries, BULK))
     share = len(vectors) * vectors.shape[1] * len(queries) / SIDE**3 * product / seconds
     print(f"{BULK} nearest of {len(queries):,} among {len(vectors):,}: {seconds:.0f} s, {share:.0%} of the product\n")
-    return {"bulk": seconds, "share": share}
+    return {"bulk": seconds, "bulk_queries": len(queries), "share": share}
 
 
 def others(vectors: np.ndarray, asking: np.ndarray) -> None:

@@ -12,6 +12,7 @@ from infogan.errors import UserError
 
 EXTRACTOR = "a directory that export.py wrote, or a released one: best or paper"
 INT8 = "the extractor's smaller and faster form, where it has one"
+ENGINE = "ray: on this machine's cores by Ray; ray://HOST:PORT: on a cluster (default: without Ray)"
 _TABLE = "a .csv or .parquet file with a column path or id, and one for each attribute"
 
 
@@ -61,6 +62,7 @@ def add_commands(commands: Any) -> None:
         "--since", type=int, metavar="GENERATION", help="what OUT holds already: only what is new is searched for"
     )
     bulk.add_argument("--group-by", metavar="NAME", help="an attribute: items are compared with those of their value")
+    bulk.add_argument("--engine", metavar="ENGINE", help=ENGINE)
     bulk.set_defaults(run=_neighbours, show=_show_neighbours)
 
     stats = commands.add_parser("stats", help="what an index holds, and what it takes")
@@ -155,7 +157,8 @@ def _neighbours(arguments: argparse.Namespace) -> dict[str, Any]:
     from retrieval.index import Index
     from retrieval.neighbours import neighbours
 
-    return neighbours(Index(arguments.index), arguments.k, arguments.out, arguments.since, arguments.group_by)
+    index = Index(arguments.index)
+    return neighbours(index, arguments.k, arguments.out, arguments.since, arguments.group_by, arguments.engine)
 
 
 def _show_neighbours(report: dict[str, Any]) -> None:

@@ -55,6 +55,10 @@ class Generation:
         if before is not None and all(before.manifest[key] == manifest[key] for key in _FOR_CODES):
             self._approximate = before._approximate
 
+    def __reduce__(self) -> tuple[type[Generation], tuple[Path, dict[str, Any]]]:
+        """Sent to another process, it is opened there."""
+        return Generation, (self.directory.absolute(), self.manifest)
+
     def _read_removed(self) -> np.ndarray:
         if not self.manifest["removed"]:
             return np.empty(0, np.int64)

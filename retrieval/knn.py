@@ -117,7 +117,8 @@ def search(
             # One worker is this thread: handing a query over takes as long as a small catalogue.
             run = map if workers == 1 else pool.map
             swept = list(run(partial(_sweep, parts, queries=some, k=k, radii=radii), shares))
-            found += measured(parts, _joined(parts, swept, some, k), some, k, run)
+            joined = swept[0] if workers == 1 else pruned(parts, np.concatenate(swept), some, k)
+            found += measured(parts, joined, some, k, run)
     return found
 
 
@@ -131,7 +132,7 @@ def _blocks(parts: Sequence[Vectors]) -> list[tuple[int, int, int]]:
 
 
 CANDIDATE = np.dtype([("query", np.int32), ("part", np.int32), ("place", np.int64), ("score", np.float32)])
-"""An item that may be an answer; `place` counts what is searched of its part."""
+"""An item that may be an answer; `place` counts what is searched of its part, `score` is q·x − |x|²/2 in float32."""
 
 
 def _sweep(
@@ -191,11 +192,8 @@ def _pruned(found: np.ndarray, least: np.ndarray, k: int, error: np.ndarray) -> 
     return found[found["score"] >= least[found["query"]]], least
 
 
-def _joined(parts: Sequence[Vectors], swept: Sequence[np.ndarray], queries: np.ndarray, k: int) -> np.ndarray:
-    """What all workers have found."""
-    found = np.concatenate(swept)
-    if len(swept) == 1:
-        return found
+def pruned(parts: Sequence[Vectors], found: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
+    """Those candidates that may be among the k nearest to their query, by their scores."""
     error = 2 * _error(queries.shape[1], np.sqrt(2 * half_squares(queries)), _longest(parts))
     return _pruned(found, np.full(len(queries), -np.inf, np.float32), k, error)[0]
 
