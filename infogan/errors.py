@@ -23,6 +23,7 @@ _EXTRAS = {
     **dict.fromkeys(("onnx", "onnxscript", "yaml"), "train"),
     "threadpoolctl": "cpu",
     "duckdb": "attributes",
+    "pymilvus": "milvus",
 }
 
 
