@@ -26,8 +26,9 @@ from retrieval.milvus_conditions import milvus_condition
 from retrieval.segments import Place, place_key
 
 MOST = 16_384  # what a server finds at most
-# Milvus Lite subtracts every query from every vector in one array: of 50,000 items, one query takes 0.4 GB beside what
-# is there, four take 1.2 and eight 2.3, and from four on none is answered sooner for it (benchmarks/milvus.py).
+# Milvus Lite subtracts every query from every vector of a segment in one array, and squares that into another: of
+# 50,000 items, four queries took 1.3 GB beside what was there, and eight 2.4 (benchmarks/milvus.py). Its segments grow
+# to 100,000 rows; in one of these, four queries take 5 GB.
 QUERIES_LITE = 4
 QUERIES = 64
 ANSWER = 32 << 20  # bytes of vectors in one answer

@@ -63,7 +63,8 @@ class MilvusCollection:
     def __init__(self, address: str) -> None:
         from pymilvus import MilvusClient
 
-        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs what it raises
+        for logger in ("pymilvus", "pymilvus.milvus_client"):  # they log what is raised
+            logging.getLogger(logger).setLevel(logging.CRITICAL)
         if not (found := _ADDRESS.fullmatch(address)):
             raise UserError(f"{address}: not milvus://HOST:PORT/COLLECTION, with a name of letters, digits and _")
         self.address, self.name = address, found[3]

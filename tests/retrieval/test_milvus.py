@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks.milvus import free_port, lite_server, start_lite
 from infogan.errors import UserError, run_command
@@ -30,7 +31,6 @@ from retrieval.milvus import MilvusIndex
 from retrieval.milvus_collection import ABOUT, MilvusCollection, NoCatalogue
 from tests.conftest import assert_user_error, command
 from tests.retrieval.changes import fill, some_vectors
-from training.sample import draw_catalogue
 
 NUMBERS = counting()
 
@@ -48,64 +48,74 @@ def index(address: str, loaded: Extractor) -> MilvusIndex:
     return MilvusIndex.create(address, loaded)
 
 
-def retrieval(*arguments: object) -> dict[str, Any]:
-    done = command("-m", "retrieval", *map(str, arguments), "--json")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def test_its_answers_are_those_of_the_local_index(index: MilvusIndex, loaded: Extractor, tmp_path: Path) -> None:
-    draw_catalogue(tmp_path / "photos", photos=300, seed=5)
-    files = PhotoFiles(tmp_path / "photos")
+def test_its_answers_are_those_of_the_local_index(
+    index: MilvusIndex, loaded: Extractor, catalogue: Path, tmp_path: Path
+) -> None:
+    for number, path in enumerate(sorted(catalogue.rglob("*.jpg"))):  # as they are, and seen from the other side
+        shutil.copy(path, tmp_path / f"{number}.jpg")
+        Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / f"{number}.png")
+    files = PhotoFiles(tmp_path)
     local = Index.create(tmp_path / "index", loaded)
-    rows = "".join(f"{row},{row % 7}\n" for row in range(300))
+    rows = "".join(f"{row},{row % 7}\n" for row in range(240))
     (tmp_path / "items.csv").write_text(f"id,week\n{rows}")
     for engine in (local, index):
-        assert engine.add(loaded, files).added == 300
-        assert engine.set_attributes(tmp_path / "items.csv") == (300, 0)
-    queries = loaded([files.read(row) for row in range(0, 300, 13)])
-    for k, where, count in ((10, None, 24), (10, "week=3", 24), (50, "week=3", 2), (300, None, 2)):
+        assert engine.add(loaded, files).added == 240
+        assert engine.set_attributes(tmp_path / "items.csv") == (240, 0)
+    queries = loaded([files.read(row) for row in range(0, 240, 11)])
+    for k, where, count in ((10, None, 22), (10, "week=3", 22), (50, "week=3", 2), (240, None, 2)):
         wanted, found = (engine.search_features(queries[:count], k, where) for engine in (local, index))
         for hits, others in zip(wanted, found, strict=True):
             assert [replace(hit, distance=0) for hit in hits] == [replace(hit, distance=0) for hit in others]
             np.testing.assert_allclose([hit.distance for hit in others], [hit.distance for hit in hits], atol=1e-5)
 
 
-def fails(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
-    """Its one line; in this process, because importing the client takes seconds."""
-    monkeypatch.setattr("sys.argv", ["retrieval", *arguments])
-    assert run_command(main) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1, error
-    return error
+class Command:
+    """The command line, in this process: importing the client takes seconds."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.capsys, self.monkeypatch = capsys, monkeypatch
+
+    def __call__(self, *arguments: object) -> dict[str, Any]:
+        """What it answers."""
+        self.monkeypatch.setattr("sys.argv", ["retrieval", *map(str, arguments), "--json"])
+        assert run_command(main) == 0, self.capsys.readouterr().err
+        return json.loads(self.capsys.readouterr().out)
+
+    def fails(self, *arguments: object) -> str:
+        """Its one line."""
+        self.monkeypatch.setattr("sys.argv", ["retrieval", *map(str, arguments)])
+        assert run_command(main) == 2
+        error = self.capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1, error
+        return error
 
 
-def test_the_command_line(
-    address: str,
-    extractor: Path,
-    catalogue: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def retrieval(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    return Command(capsys, monkeypatch)
+
+
+def test_the_command_line(retrieval: Command, address: str, extractor: Path, catalogue: Path, tmp_path: Path) -> None:
     (tmp_path / "items.csv").write_text("id,brand\n3,Keen\n5,Teva\n9,Keen\n")
     report = retrieval("index", extractor, catalogue, address, "--attributes", tmp_path / "items.csv")
     assert report["items"] == report["added"] == 120 and (report["described"], report["strangers"]) == (3, 0)
     photo = sorted(catalogue.rglob("*.jpg"))[5]
     # The server has all that a query needs: the extractor that made it may be anywhere.
-    hits = retrieval("search", address, photo, "-k", 2, "--where", 'brand == "Keen"')["results"]
+    done = command("-m", "retrieval", "search", address, str(photo), "--where", 'brand == "Keen"', "-k", "2", "--json")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    hits = json.loads(done.stdout)["results"]
     assert {hit["id"] for hit in hits} == {3, 9} and hits[0]["attributes"] == {"brand": "Keen"}
     assert retrieval("remove", address, 3, 4) == {"removed": 2, "items": 118}
     for words, *arguments in (
-        ("no item 3; nothing was removed", "remove", address, "3"),
-        ("no attribute 'colour'; the attributes are brand", "search", address, str(photo), "--where", "colour=red"),
-        ("holds 118 items", "search", address, str(photo), "-k", "119"),
+        ("no item 3; nothing was removed", "remove", address, 3),
+        ("no attribute 'colour'; the attributes are brand", "search", address, photo, "--where", "colour=red"),
+        ("holds 118 items", "search", address, photo, "-k", 119),
         ("not milvus://HOST:PORT/COLLECTION", "stats", "milvus://localhost/shoes"),
         ("no such collection", "stats", f"{address}_gone"),
         ("verify works on the files of an index directory", "verify", address),
-        ("neighbours works on the files", "neighbours", address, str(tmp_path / "out.parquet")),
+        ("neighbours works on the files", "neighbours", address, tmp_path / "out.parquet"),
     ):
-        assert words in fails(capsys, monkeypatch, *arguments)
+        assert words in retrieval.fails(*arguments)
 
 
 def test_a_server_that_is_down_or_slow_is_told(lite: str, catalogue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
