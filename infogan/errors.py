@@ -24,6 +24,7 @@ _EXTRAS = {
     "threadpoolctl": "cpu",
     "duckdb": "attributes",
     "ray": "ray",
+    "pymilvus": "milvus",
 }
 
 

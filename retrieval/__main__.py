@@ -13,9 +13,10 @@
 
 EXTRACTOR is a directory that export.py wrote, or the name of a released one, `best` or `paper`; with --int8, its
 smaller and faster form. PHOTOS is a folder (read recursively), a zip, or several. TABLE is a .csv or .parquet file
-with a column path or id; CONDITION is brand=Keen, or SQL on its other columns. `describe` prints the extractor's
-card; `verify` tells whether this machine computes what it should, or whether an index is as it was written. With
---json, one object on standard output and nothing else.
+with a column path or id; CONDITION is brand=Keen, or SQL on its other columns. INDEX is a directory; to index, search,
+remove, attributes and stats also milvus://HOST:PORT/COLLECTION, and CONDITION is then an expression of Milvus.
+`describe` prints the extractor's card; `verify` tells whether this machine computes what it should, or whether an index
+is as it was written. With --json, one object on standard output and nothing else.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before NumPy: spinning th
 
 from infogan.errors import ArgumentParser, UserError, run_command
 from retrieval.catalogue import EXTRACTOR, INT8, add_commands, print_table
+from retrieval.engines import directory, index_place
 
 
 def main() -> None:
@@ -70,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     describe.set_defaults(run=_describe, show=lambda report: print(report["card"]))
 
     verify = commands.add_parser("verify", help="replay an extractor's golden photos here, or read all of an index")
-    verify.add_argument("what", type=Path, metavar="EXTRACTOR_OR_INDEX", help=f"{EXTRACTOR}; or an index")
+    verify.add_argument("what", type=index_place, metavar="EXTRACTOR_OR_INDEX", help=f"{EXTRACTOR}; or an index")
     verify.set_defaults(run=_verify, show=_show_verification)
 
     for command in commands.choices.values():
@@ -120,14 +122,15 @@ def _describe(arguments: argparse.Namespace) -> dict[str, Any]:
 def _verify(arguments: argparse.Namespace) -> dict[str, Any]:
     from retrieval.manifest import NAME
 
-    if (arguments.what / NAME).exists():
+    place = directory(arguments.what, "verify")
+    if (place / NAME).exists():
         from retrieval.index import Index
 
-        problems = Index(arguments.what).verify()
-        return {"ok": not problems, "index": str(arguments.what), "problems": problems}
+        problems = Index(place).verify()
+        return {"ok": not problems, "index": str(place), "problems": problems}
     from retrieval.golden import verify
 
-    return verify(arguments.what)
+    return verify(place)
 
 
 def _show_verification(report: dict[str, Any]) -> None:

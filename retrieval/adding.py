@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from infogan.sources import PhotoFiles
-from retrieval.decoding import Decoded
+from retrieval.decoding import Decoded, decode_files
 from retrieval.extractor import Extractor
 from retrieval.generation import Generation
 from retrieval.segments import Place, Segment, place_key
@@ -24,6 +26,36 @@ class Added:
     unreadable: list[tuple[str, str]]
 
 
+class Items(Protocol):
+    """The items that an index holds, as far as adding has to know them."""
+
+    def at(self, places: Collection[Place]) -> dict[Place, list[tuple[int, bytes]]]:
+        """Id and sha256 of the items from each of these places, where there are any."""
+
+    def showing(self, digests: Sequence[bytes]) -> dict[bytes, list[tuple[int, Place]]]:
+        """Id and place of the items whose files have these sha256, where there are any."""
+
+
+Publish = Callable[[np.ndarray, Sequence[Place], np.ndarray, set[int]], object]
+"""Takes vectors, places and sha256 of what is new, and the ids of what it takes the place of."""
+
+
+def add_photos(items: Items, extractor: Extractor, files: PhotoFiles, size: int, publish: Publish) -> Added:
+    """Embed the photos that are not there yet and publish them, about `size` at a time; with the last ones goes what is
+    outdated. Ctrl-C publishes what is embedded."""
+    batch = Batch(items, extractor, files)
+    try:
+        for decoded in decode_files(files, range(len(files)), [extractor.fit], "indexing"):
+            batch.take(decoded)
+            if len(batch) >= size:
+                publish(*batch.taken(), set())
+    except KeyboardInterrupt:
+        publish(*batch.taken(), set())
+        raise
+    publish(*batch.taken(), batch.outdated)
+    return batch.result()
+
+
 class Batch:
     """Photos that are embedded, and not published yet.
 
@@ -31,16 +63,10 @@ class Batch:
     that is not being added now. Items whose file shows something else now, or has moved within its root, are outdated.
     """
 
-    def __init__(self, generation: Generation, extractor: Extractor, files: PhotoFiles) -> None:
-        self.extractor, self.files = extractor, files
+    def __init__(self, items: Items, extractor: Extractor, files: PhotoFiles) -> None:
+        self.items, self.extractor, self.files = items, extractor, files
         self.places = {(files.root(row), name) for row, name in enumerate(files.names)}
-        self.twins = _Twins(generation)
-        self.by_place: dict[Place, list[tuple[int, bytes]]] = {}
-        keys = np.array(sorted(map(place_key, self.places)), np.uint64)
-        for segment, rows in generation.live():
-            for row in rows[np.isin(segment.items["place"][rows], keys)].tolist():
-                shown = int(segment.ids[row]), segment.items["sha256"][row].tobytes()
-                self.by_place.setdefault(segment.place(row), []).append(shown)
+        self.by_place = items.at(self.places)
         self.outdated: set[int] = set()
         self.vectors: list[np.ndarray] = []
         self.waiting: list[tuple[Place, bytes]] = []
@@ -53,10 +79,12 @@ class Batch:
     def take(self, decoded: Decoded) -> None:
         """Embed those that are not there already."""
         self.unreadable += [(self.files.names[row], reason) for row, reason in decoded.failures]
+        digests = [bytes.fromhex(text) for text in decoded.digests]
+        twins = self.items.showing(digests)
         fresh = []
-        for position, (row, text) in enumerate(zip(decoded.rows, decoded.digests, strict=True)):
-            place, digest = (self.files.root(row), self.files.names[row]), bytes.fromhex(text)
-            if self._is_known(place, digest):
+        for position, (row, digest) in enumerate(zip(decoded.rows, digests, strict=True)):
+            place = self.files.root(row), self.files.names[row]
+            if self._is_known(place, digest, twins.get(digest, [])):
                 self.known += 1
                 continue
             fresh.append(position)
@@ -64,13 +92,13 @@ class Batch:
         if fresh:
             self.vectors.append(self.extractor.features(decoded.stacked(self.extractor.fit)[fresh]))
 
-    def _is_known(self, place: Place, digest: bytes) -> bool:
+    def _is_known(self, place: Place, digest: bytes, twins: list[tuple[int, Place]]) -> bool:
         shown = self.by_place.get(place, [])
         # What a file of this call shows is known only when its turn comes, so such an item vouches for no other file.
-        twins = [(number, at[0]) for number, at in self.twins.of(digest) if at not in self.places]
+        others = [(number, at[0]) for number, at in twins if at not in self.places]
         self.outdated.update(number for number, old in shown if old != digest)
-        self.outdated.update(number for number, root in twins if root == place[0])
-        return any(old == digest for _, old in shown) or any(root != place[0] for _, root in twins)
+        self.outdated.update(number for number, root in others if root == place[0])
+        return any(old == digest for _, old in shown) or any(root != place[0] for _, root in others)
 
     def taken(self) -> tuple[np.ndarray, list[Place], np.ndarray]:
         """Vectors, places and sha256 of what is to be published now; it is no longer waiting."""
@@ -85,8 +113,8 @@ class Batch:
         return Added(self.added, len(self.outdated), self.known, self.unreadable)
 
 
-class _Twins:
-    """Finds items by the sha256 of their file: sorted numbers, eight bytes an item and not a dictionary."""
+class Present:
+    """The items of a generation: by their sha256, sorted numbers, eight bytes an item and not a dictionary."""
 
     def __init__(self, generation: Generation) -> None:
         self.live: list[tuple[Segment, np.ndarray]] = list(generation.live())
@@ -96,8 +124,19 @@ class _Twins:
         self.order = np.argsort(every, kind="stable")
         self.heads = every[self.order]
 
-    def of(self, digest: bytes) -> list[tuple[int, Place]]:
-        """Id and place of every item with these contents."""
+    def at(self, places: Collection[Place]) -> dict[Place, list[tuple[int, bytes]]]:
+        keys = np.array(sorted(map(place_key, places)), np.uint64)
+        found: dict[Place, list[tuple[int, bytes]]] = {}
+        for segment, rows in self.live:
+            for row in rows[np.isin(segment.items["place"][rows], keys)].tolist():
+                shown = int(segment.ids[row]), segment.items["sha256"][row].tobytes()
+                found.setdefault(segment.place(row), []).append(shown)
+        return found
+
+    def showing(self, digests: Sequence[bytes]) -> dict[bytes, list[tuple[int, Place]]]:
+        return {digest: self._showing(digest) for digest in digests}
+
+    def _showing(self, digest: bytes) -> list[tuple[int, Place]]:
         head = np.frombuffer(digest[:8], "<u8")[0]
         first, last = (int(np.searchsorted(self.heads, head, side)) for side in ("left", "right"))
         found = []

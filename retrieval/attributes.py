@@ -60,9 +60,9 @@ class Attributes:
         import duckdb
 
         if where not in self._found:
-            short = _SHORT.fullmatch(where.strip())
+            short = name_and_value(where)
             # Not as a statement, which could hold others: an expression alone is parsed.
-            condition = f'"{short[1]}" = {literal(short[2])}' if short else where
+            condition = f'"{short[0]}" = {literal(short[1])}' if short else where
             try:
                 found = self._connection.cursor().table("items").filter(condition).project("id").fetchnumpy()["id"]
             except duckdb.Error as error:
@@ -95,6 +95,28 @@ class Attributes:
         return np.array([known.get(item) for item in ids.tolist()] + [None], object)[:-1]
 
 
+def name_and_value(where: str) -> tuple[str, str] | None:
+    """Of a condition `NAME=VALUE`; None: it is a longer one."""
+    short = _SHORT.fullmatch(where.strip())
+    return (short[1], short[2]) if short else None
+
+
+def keys_of(table: Path) -> tuple[str, list[Any]]:
+    """Which items a table of attributes is about: `id` or `path`, and its values.
+
+    Raises:
+        UserError: the table is not readable, or has neither column or none beside it.
+    """
+    import duckdb
+
+    try:
+        with duckdb.connect() as connection:
+            key = _read_table(connection, table)
+            return key, [row[0] for row in connection.table("new").project(key).fetchall()]
+    except duckdb.Error as error:
+        raise UserError(f"{table}: {str(error).splitlines()[0]}") from None
+
+
 def merge(table: Path, ids: np.ndarray, paths: Sequence[str], older: Path | None, target: Path) -> tuple[int, int]:
     """Write the attributes of items to `target`: those of `table`, and of `older` what `table` says nothing of.
 
@@ -113,15 +135,11 @@ def merge(table: Path, ids: np.ndarray, paths: Sequence[str], older: Path | None
 
     connection = duckdb.connect()
     try:
-        _read_table(connection, table)
-        new = connection.table("new")
-        keys = [name for name in ("id", "path") if name in new.columns]
-        if not keys or len(new.columns) == len(keys):
-            raise UserError(f"{table}: needs a column path or id, and attributes beside it")
+        key = _read_table(connection, table)
         live = {"id": ids, "path": np.array([*paths, None], object)[:-1]}
         connection.register("live", live)
-        names = [name for name in new.columns if name not in ("id", "path")]
-        key, chosen = keys[0], ", ".join(_quoted(name) for name in names)
+        names = [name for name in connection.table("new").columns if name not in ("id", "path")]
+        chosen = ", ".join(_quoted(name) for name in names)
         connection.execute(
             f"CREATE TABLE fresh AS SELECT live.id AS id, {chosen} FROM live JOIN new ON live.{key} = new.{key}"
         )
@@ -147,7 +165,8 @@ def keep(older: Path, ids: np.ndarray, target: Path) -> None:
         connection.execute(f"COPY ({kept}) TO {literal(target)} (FORMAT parquet)")
 
 
-def _read_table(connection: DuckDBPyConnection, table: Path) -> None:
+def _read_table(connection: DuckDBPyConnection, table: Path) -> str:
+    """As the table `new`; returns its column that names the items."""
     kind = table.suffix.lower()
     if kind not in (".csv", ".parquet"):
         raise UserError(f"{table}: attributes come from a .csv or a .parquet file")
@@ -155,6 +174,11 @@ def _read_table(connection: DuckDBPyConnection, table: Path) -> None:
         raise UserError(f"{table}: no such file")
     reader = "read_csv" if kind == ".csv" else "read_parquet"
     connection.execute(f"CREATE TABLE new AS FROM {reader}({literal(table)})")
+    columns = connection.table("new").columns
+    keys = [name for name in ("id", "path") if name in columns]
+    if not keys or len(columns) == len(keys):
+        raise UserError(f"{table}: needs a column path or id, and attributes beside it")
+    return keys[0]
 
 
 def _write_merged(connection: DuckDBPyConnection, names: list[str], older: Path | None, target: Path) -> None:

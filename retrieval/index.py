@@ -28,9 +28,8 @@ from infogan.errors import UserError
 from infogan.files import held
 from infogan.photo import Source
 from infogan.sources import PhotoFiles
-from retrieval.adding import Added, Batch
+from retrieval.adding import Added, Present, add_photos
 from retrieval.compaction import COMPACTED_ITEMS, compacted
-from retrieval.decoding import decode_files
 from retrieval.directory import INT8
 from retrieval.extractor import Extractor
 from retrieval.generation import Generation
@@ -160,7 +159,7 @@ class Index:
         now = self.now
         if not 1 <= k <= len(now):
             raise UserError(f"k is {k}; the index holds {len(now):,} items, so it must be in 1 … {len(now):,}")
-        _check(queries, now.width)
+        check_vectors(queries, now.width)
         found = now.search(queries, k, where, exact)
         ids = np.concatenate([ids for _, ids in found]) if found else np.empty(0, np.int64)
         known = now.attributes.of(np.unique(ids).tolist()) if now.attributes else {}
@@ -183,17 +182,7 @@ class Index:
         if extractor.sha256 != self.manifest["extractor_sha256"]:
             raise UserError(f"{self.directory}: made by another extractor than {extractor.directory}; use a new index")
         with self._writing():
-            batch = Batch(self.now, extractor, files)
-            try:
-                for decoded in decode_files(files, range(len(files)), [extractor.fit], "indexing"):
-                    batch.take(decoded)
-                    if len(batch) >= SEGMENT_ITEMS:
-                        self._append(*batch.taken(), set())
-            except KeyboardInterrupt:
-                self._append(*batch.taken(), set())
-                raise
-            self._append(*batch.taken(), batch.outdated)
-            return batch.result()
+            return add_photos(Present(self.now), extractor, files, SEGMENT_ITEMS, self._append)
 
     def add_vectors(self, vectors: np.ndarray, places: Sequence[Place], sha256: np.ndarray | None = None) -> range:
         """Append items whose vectors are known already; nothing is left out. Returns their ids.
@@ -206,7 +195,7 @@ class Index:
         Raises:
             UserError: vectors of another width, or not finite; another process is writing.
         """
-        _check(vectors, self.now.width)
+        check_vectors(vectors, self.now.width)
         if sha256 is None:
             sha256 = np.zeros((len(vectors), 32), np.uint8)
         if not len(vectors) == len(places) == len(sha256):
@@ -250,6 +239,10 @@ class Index:
             counts = merge(Path(table), ids, paths, older and self.directory / older["name"], self.directory / name)
             self._publish({"attributes": described(self.directory / name)}, files=1)
             return counts
+
+    def stats(self) -> dict[str, Any]:
+        """How much of what there is."""
+        return self.now.stats()
 
     def compact(self) -> bool:
         """Write what is left of many small segments as few large ones; returns whether there was anything to do.
@@ -314,7 +307,8 @@ class Index:
             sweep(self.directory, self.manifest)
 
 
-def _check(vectors: np.ndarray, width: int) -> None:
+def check_vectors(vectors: np.ndarray, width: int) -> None:
+    """Refuse vectors of another width, and what is not finite."""
     if vectors.ndim != 2 or vectors.shape[1] != width:
         raise UserError(f"vectors of shape {vectors.shape} do not fit an index of {width} features")
     if not np.isfinite(vectors).all():

@@ -74,3 +74,8 @@ def test_filters_are_an_extra(light: Path, catalogue: Path, tmp_path: Path) -> N
     (tmp_path / "items.csv").write_text("id,brand\n1,Keen\n")
     done = python(light, "-m", "retrieval", "attributes", "shoes", "items.csv", cwd=tmp_path)
     assert_user_error(done, "duckdb is missing: pip install 'sole2vec[attributes]'")
+
+
+def test_milvus_is_an_extra(light: Path, tmp_path: Path) -> None:
+    done = python(light, "-m", "retrieval", "stats", "milvus://127.0.0.1:19530/shoes", cwd=tmp_path)
+    assert_user_error(done, "pymilvus is missing: pip install 'sole2vec[milvus]'")
