@@ -1,12 +1,12 @@
 """Keep a catalogue, search it, measure an extractor.
 
-    python -m retrieval index      EXTRACTOR PHOTOS… INDEX [--attributes TABLE] [--int8]
-    python -m retrieval search     INDEX PHOTO [-k 5] [--where CONDITION]
+    python -m retrieval index      EXTRACTOR PHOTOS… INDEX [--attributes TABLE] [--int8] [--engine ENGINE]
+    python -m retrieval search     INDEX PHOTO [-k 5] [--where CONDITION] [--exact]
     python -m retrieval remove     INDEX ID…
     python -m retrieval attributes INDEX TABLE
     python -m retrieval compact    INDEX
     python -m retrieval stats      INDEX
-    python -m retrieval neighbours INDEX OUT.parquet [-k 20] [--since GENERATION] [--group-by NAME]
+    python -m retrieval neighbours INDEX OUT.parquet [-k 20] [--since GENERATION] [--group-by NAME] [--engine ENGINE]
     python -m retrieval evaluate   EXTRACTOR PHOTOS… --labels SCHEME [-k 5] [--int8]
     python -m retrieval describe   EXTRACTOR
     python -m retrieval verify     EXTRACTOR_OR_INDEX

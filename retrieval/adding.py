@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from rich.console import Console
+from rich.progress import track
 
 from infogan.sources import PhotoFiles
-from retrieval.decoding import Decoded, decode_files
+from retrieval.decoding import Decoded, decode, decode_files
+from retrieval.directory import INT8
 from retrieval.extractor import Extractor
 from retrieval.generation import Generation
 from retrieval.segments import Place, Segment, place_key
+from retrieval.spreading import spread
+
+_STRETCH = 512  # photos that are sent to another process at a time: about half a second of work
 
 
 @dataclass(frozen=True)
@@ -27,7 +35,12 @@ class Added:
 
 
 class Items(Protocol):
-    """The items that an index holds, as far as adding has to know them."""
+    """The items that an index holds, as far as adding has to know them.
+
+    `heads` are the first eight bytes of the sha256 of their files, ascending uint64; of all or of none.
+    """
+
+    heads: np.ndarray
 
     def at(self, places: Collection[Place]) -> dict[Place, list[tuple[int, bytes]]]:
         """Id and sha256 of the items from each of these places, where there are any."""
@@ -40,13 +53,15 @@ Publish = Callable[[np.ndarray, Sequence[Place], np.ndarray, set[int]], object]
 """Takes vectors, places and sha256 of what is new, and the ids of what it takes the place of."""
 
 
-def add_photos(items: Items, extractor: Extractor, files: PhotoFiles, size: int, publish: Publish) -> Added:
+def add_photos(
+    items: Items, extractor: Extractor, files: PhotoFiles, size: int, publish: Publish, engine: str | None = None
+) -> Added:
     """Embed the photos that are not there yet and publish them, about `size` at a time; with the last ones goes what is
-    outdated. Ctrl-C publishes what is embedded."""
+    outdated. Ctrl-C publishes what is embedded. `engine`: where they are embedded (`retrieval.spreading.spread`)."""
     batch = Batch(items, extractor, files)
     try:
-        for decoded in decode_files(files, range(len(files)), [extractor.fit], "indexing"):
-            batch.take(decoded)
+        for decoded, embed in _read(items, extractor, files, engine):
+            batch.take(decoded, embed)
             if len(batch) >= size:
                 publish(*batch.taken(), set())
     except KeyboardInterrupt:
@@ -54,6 +69,63 @@ def add_photos(items: Items, extractor: Extractor, files: PhotoFiles, size: int,
         raise
     publish(*batch.taken(), batch.outdated)
     return batch.result()
+
+
+Embed = Callable[[list[int]], np.ndarray]
+"""Features, (n, D) float32, of some positions of a stretch."""
+
+
+def _read(items: Items, extractor: Extractor, files: PhotoFiles, engine: str | None) -> Iterator[tuple[Decoded, Embed]]:
+    """All photos, a stretch at a time and in order, and what embeds those of it that are wanted."""
+    if engine is None:
+        for decoded in decode_files(files, range(len(files)), [extractor.fit], "indexing"):
+            yield decoded, partial(_embedded, extractor, decoded)
+        return
+    make = partial(_Embedder, extractor.directory.absolute(), extractor.model == INT8, items.heads)
+    starts = range(0, len(files), _STRETCH)
+    parts = (files.part(range(start, min(start + _STRETCH, len(files)))) for start in starts)
+    console = Console(stderr=True)
+    found = zip(starts, spread(make, parts, engine), strict=True)
+    for start, (decoded, known) in track(
+        found, "indexing", len(starts), console=console, disable=not console.is_terminal
+    ):
+        decoded.rows = [start + row for row in decoded.rows]
+        decoded.failures = [(start + row, reason) for row, reason in decoded.failures]
+        yield decoded, partial(_looked_up, known, decoded, extractor, files)
+
+
+class _Embedder:
+    """Reads and embeds photos, on the machine that it was sent to, unless an item shows the same."""
+
+    def __init__(self, directory: Path, int8: bool, heads: np.ndarray) -> None:
+        self.extractor, self.heads = Extractor.load(directory, threads=1, int8=int8), heads
+
+    def __call__(self, files: PhotoFiles, threads: int | None) -> tuple[Decoded, dict[int, np.ndarray]]:
+        """Photos without their pixels, and features by position."""
+        decoded = decode(((row, files) for row in range(len(files))), [self.extractor.fit])
+        heads = np.array([_head(bytes.fromhex(digest)) for digest in decoded.digests], np.uint64)
+        places = np.searchsorted(self.heads, heads)
+        there = np.append(self.heads, 0)[places] == heads
+        new = np.flatnonzero(~there)
+        features = _embedded(self.extractor, decoded, new.tolist()) if len(new) else ()
+        decoded.pixels = {}
+        return decoded, dict(zip(new.tolist(), features, strict=True))
+
+
+def _embedded(extractor: Extractor, decoded: Decoded, some: list[int]) -> np.ndarray:
+    """Features of some positions of a stretch that has its pixels."""
+    return extractor.features(decoded.stacked(extractor.fit)[some])
+
+
+def _looked_up(
+    known: dict[int, np.ndarray], decoded: Decoded, extractor: Extractor, files: PhotoFiles, some: list[int]
+) -> np.ndarray:
+    """Features that have come back; what an item shows that has moved since is embedded here."""
+    return np.stack([known[i] if i in known else extractor(files.read(decoded.rows[i]))[0] for i in some])
+
+
+def _head(digest: bytes) -> int:
+    return int.from_bytes(digest[:8], "little")
 
 
 class Batch:
@@ -76,7 +148,7 @@ class Batch:
     def __len__(self) -> int:
         return len(self.waiting)
 
-    def take(self, decoded: Decoded) -> None:
+    def take(self, decoded: Decoded, embed: Embed) -> None:
         """Embed those that are not there already."""
         self.unreadable += [(self.files.names[row], reason) for row, reason in decoded.failures]
         digests = [bytes.fromhex(text) for text in decoded.digests]
@@ -90,7 +162,7 @@ class Batch:
             fresh.append(position)
             self.waiting.append((place, digest))
         if fresh:
-            self.vectors.append(self.extractor.features(decoded.stacked(self.extractor.fit)[fresh]))
+            self.vectors.append(embed(fresh))
 
     def _is_known(self, place: Place, digest: bytes, twins: list[tuple[int, Place]]) -> bool:
         shown = self.by_place.get(place, [])
@@ -137,7 +209,7 @@ class Present:
         return {digest: self._showing(digest) for digest in digests}
 
     def _showing(self, digest: bytes) -> list[tuple[int, Place]]:
-        head = np.frombuffer(digest[:8], "<u8")[0]
+        head = np.uint64(_head(digest))
         first, last = (int(np.searchsorted(self.heads, head, side)) for side in ("left", "right"))
         found = []
         for position in self.order[first:last].tolist():

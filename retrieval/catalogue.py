@@ -26,6 +26,7 @@ def add_commands(commands: Any) -> None:
     index.add_argument("index", type=index_place, metavar="INDEX", help=INDEX)
     index.add_argument("--attributes", metavar="TABLE", help=_TABLE)
     index.add_argument("--int8", action="store_true", help=INT8)
+    index.add_argument("--engine", metavar="ENGINE", help=ENGINE)
     index.set_defaults(run=_index, show=_show_index)
 
     search = commands.add_parser("search", help="find the items that look most like a photo")
@@ -81,7 +82,7 @@ def _index(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.attributes and not Path(arguments.attributes).is_file():  # before the long work, not after it
         raise UserError(f"{arguments.attributes}: no such file")
     index = open_or_create(arguments.index, extractor)
-    result = index.add(extractor, files)
+    result = index.add(extractor, files, arguments.engine)
     if not len(index):
         raise UserError(f"{arguments.photos[0]}: no photo is readable; the first: {result.unreadable[0][1]}")
     unreadable = [{"path": path, "reason": reason} for path, reason in result.unreadable]

@@ -171,10 +171,13 @@ class Index:
             for distances, ids in found
         ]
 
-    def add(self, extractor: Extractor, files: PhotoFiles) -> Added:
+    def add(self, extractor: Extractor, files: PhotoFiles, engine: str | None = None) -> Added:
         """Embed and append the photos that are not there yet.
 
         Every 10,000 are published by themselves; Ctrl-C publishes what is embedded, and the same call goes on there.
+
+        Args:
+            engine: where they are embedded (`retrieval.spreading.spread`).
 
         Raises:
             UserError: another extractor than the index's own; another process is writing.
@@ -182,7 +185,7 @@ class Index:
         if extractor.sha256 != self.manifest["extractor_sha256"]:
             raise UserError(f"{self.directory}: made by another extractor than {extractor.directory}; use a new index")
         with self._writing():
-            return add_photos(Present(self.now), extractor, files, SEGMENT_ITEMS, self._append)
+            return add_photos(Present(self.now), extractor, files, SEGMENT_ITEMS, self._append, engine)
 
     def add_vectors(self, vectors: np.ndarray, places: Sequence[Place], sha256: np.ndarray | None = None) -> range:
         """Append items whose vectors are known already; nothing is left out. Returns their ids.

@@ -48,6 +48,10 @@ class MilvusIndex:
         UserError: there is none, or something else; the server does not answer. All methods raise this last one.
     """
 
+    heads = np.empty(
+        0, np.uint64
+    )  # a server is not asked for all sums: it is asked for those of photos, when they are read
+
     def __init__(self, address: str) -> None:
         self.address = address
         self._collection = MilvusCollection(address)
@@ -141,8 +145,8 @@ class MilvusIndex:
             raise UserError(f"--where {where!r}: {reason}; {there}") from None
         return [_hits(query, answer) for query, answer in zip(queries, answers, strict=True)]
 
-    def add(self, extractor: Extractor, files: PhotoFiles) -> Added:
-        """Embed and append the photos that are not there yet.
+    def add(self, extractor: Extractor, files: PhotoFiles, engine: str | None = None) -> Added:
+        """Embed and append the photos that are not there yet; `engine` as of `Index.add`.
 
         Every 1,000 are written by themselves; after an interruption of any kind, the same call goes on there.
 
@@ -151,7 +155,7 @@ class MilvusIndex:
         """
         if extractor.sha256 != self.extractor_sha256:
             raise UserError(f"{self.address}: made by another extractor than {extractor.directory}; use a new index")
-        return add_photos(self, extractor, files, WRITTEN, self._publish)
+        return add_photos(self, extractor, files, WRITTEN, self._publish, engine)
 
     def at(self, places: Collection[Place]) -> dict[Place, list[tuple[int, bytes]]]:
         """Id and sha256 of the items from each of these places, where there are any."""

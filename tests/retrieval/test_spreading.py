@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import zipfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 from infogan.errors import UserError
+from infogan.sources import PhotoFiles
 from retrieval.extractor import Extractor
 from retrieval.index import Index
 from retrieval.neighbours import neighbours
@@ -46,6 +49,36 @@ def test_neighbours_are_the_same_file(extractor: Path, tmp_path: Path, monkeypat
     for name, engine in (("here", None), ("there", "ray")):
         neighbours(index, 5, tmp_path / name, group_by="kind", engine=engine)
     assert (tmp_path / "here").read_bytes() == (tmp_path / "there").read_bytes()
+
+
+def test_photos_are_added_as_in_one_process(
+    extractor: Path, catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retrieval.adding._STRETCH", 16)
+    packed, folder = tmp_path / "packed.zip", tmp_path / "photos"
+    photos = sorted(catalogue.rglob("*.jpg"))[:60]
+    with zipfile.ZipFile(packed, "w") as archive:
+        for number, photo in enumerate(photos[:30]):
+            archive.write(photo, f"{number}.jpg")
+    folder.mkdir()
+    for number, photo in enumerate(photos[30:50]):
+        shutil.copy(photo, folder / f"{number}.jpg")
+    (folder / "broken.jpg").write_bytes(b"no photo")
+    loaded = Extractor.load(extractor)
+    states, results = [], []
+    for name, engine in (("here", None), ("there", "ray")):
+        index = Index.create(tmp_path / name, loaded)
+        first = index.add(loaded, PhotoFiles([packed, folder]), engine)
+        (folder / "0.jpg").rename(folder / "moved.jpg")
+        shutil.copy(photos[55], folder / "1.jpg")
+        results.append((first, index.add(loaded, PhotoFiles([packed, folder]), engine)))
+        (folder / "moved.jpg").rename(folder / "0.jpg")
+        shutil.copy(photos[31], folder / "1.jpg")
+        now = index.now
+        states.append(([now.place(item) for item in now.ids.tolist()], now.ids.tolist(), now.vectors(now.ids)))
+    assert results[0] == results[1] and results[0][1].added == 2 and len(results[0][0].unreadable) == 1
+    assert states[0][:2] == states[1][:2]
+    np.testing.assert_allclose(states[0][2], states[1][2], atol=1e-6)
 
 
 def test_an_engine_that_is_not_there(extractor: Path, tmp_path: Path) -> None:
