@@ -87,6 +87,6 @@ def _connect(ray: Any, engine: str) -> None:
             else:
                 ray.init(engine, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError(
-            f"--engine {engine}: {str(error).splitlines()[0]}; is there a cluster, and does it ask for a token (RAY_AUTH_MODE=token)?"
-        ) from None
+        reason = str(error).splitlines()[0]
+        asks = "is there a cluster, and does it ask for a token (RAY_AUTH_MODE=token)?"
+        raise UserError(f"--engine {engine}: {reason}; {asks}") from None
