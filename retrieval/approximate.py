@@ -167,9 +167,9 @@ class Approximate:
         except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile):
             raise UserError(f"{file.name}: damaged; restore it or index again") from None
         live[arrays["ids"][arrays["ids"] < self._ids]] = False
-        for ids, vectors in _blocks(parts):
-            if (new := live[ids]).any():
-                self._index.add_with_ids(vectors[new] @ self._axes, ids[new])
+        new = np.flatnonzero(live)
+        for ids, vectors in _blocks([part.of_ids(new) for part in parts] if len(new) else []):
+            self._index.add_with_ids(vectors @ self._axes, ids)
 
     def search(
         self, queries: np.ndarray, k: int, only: np.ndarray | None = None

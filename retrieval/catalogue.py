@@ -140,10 +140,13 @@ def _show_attributes(report: dict[str, Any]) -> None:
 
 
 def _compact(arguments: argparse.Namespace) -> dict[str, Any]:
+    from rich.console import Console
+
     from retrieval.index import Index
 
     index = Index(directory(arguments.index, "compact"))
-    compacted = index.compact()
+    with Console(stderr=True).status("writing it anew"):
+        compacted = index.compact()
     return {"compacted": compacted, **index.stats()}
 
 
