@@ -133,7 +133,7 @@ def _candidates(
 ) -> np.ndarray:
     """(Q, count) ids of the best codes in the nearest lists, -1 where there are fewer; `allowed`: a bit for each id."""
     selector = None if allowed is None else faiss.IDSelectorBitmap(allowed)
-    options = faiss.SearchParametersIVF(nprobe=min(probes, index.nlist), sel=selector)
+    options = faiss.SearchParametersIVF(nprobe=probes, sel=selector)
     faiss.omp_set_num_threads(1 if len(projected) == 1 else os.cpu_count() or 1)
     return index.search(projected, count, params=options)[1]
 
@@ -171,23 +171,31 @@ class Approximate:
         for ids, vectors in _blocks([part.of_ids(new) for part in parts] if len(new) else []):
             self._index.add_with_ids(vectors @ self._axes, ids)
 
+    def _probes(self, count: int) -> int:
+        """Lists that are read where so many items are searched: the fewer, the more."""
+        return min(self._index.nlist, -(-self.probes * self._index.ntotal // max(1, count)))
+
+    def reads(self, count: int) -> int:
+        """Codes that a query reads, on average, where so many items are searched."""
+        return self._probes(count) * self._index.ntotal // self._index.nlist
+
     def search(
         self, queries: np.ndarray, k: int, only: np.ndarray | None = None
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """The k nearest to each of (Q, D) queries, nearly always; fewer where the lists hold no more.
 
         Args:
-            only: ids of the items that are searched; as many more lists are read as these are fewer.
+            only: ids of the items that are searched.
 
         Returns:
             As `retrieval.knn.search`.
         """
-        allowed, probes = None, self.probes
+        allowed = None
         if only is not None:
             mask = np.zeros(self._ids, bool)
             mask[only] = True
             allowed = np.packbits(mask, bitorder="little")
-            probes = -(-probes * self._index.ntotal // max(1, len(only)))
+        probes = self._probes(self._index.ntotal if only is None else len(only))
         found = _candidates(self._index, queries @ self._axes, k * self.measured, probes, allowed)
         owners, places = np.nonzero(found >= 0)
         candidates = np.empty(len(owners), CANDIDATE)

@@ -18,8 +18,9 @@ from retrieval.segments import MissingSegment, Place, Rows, Segment, file_proble
 if TYPE_CHECKING:
     from retrieval.approximate import Approximate
 
-EXACT_ITEMS = 10_000  # so few are read as quickly as codes are
+VECTOR_PRICE = 64  # codes that are read as quickly as one vector
 MOST_CODED = 100  # neighbours: for more, too many vectors would be measured
+_KEPT = 32  # conditions whose items are remembered
 _FOR_CODES = "segments", "removed", "approximate"
 
 
@@ -49,6 +50,7 @@ class Generation:
         if manifest["attributes"]:
             same = before is not None and before.manifest["attributes"] == manifest["attributes"]
             self.attributes = before.attributes if before and same else self._read_attributes()
+        self._matching: dict[str, list[Vectors]] = {}
         self._opening = threading.Lock()
         self._codes = self._open_codes()
         self._approximate: Approximate | None = None
@@ -135,8 +137,8 @@ class Generation:
         """
         parts = self.parts if where is None else self.matching(where)
         count = sum(map(len, parts))
-        codes = None if exact or count <= EXACT_ITEMS or k > MOST_CODED else self.approximate
-        if codes is None:
+        codes = None if exact or k > MOST_CODED else self.approximate
+        if codes is None or count * VECTOR_PRICE <= codes.reads(count):
             return search(parts, queries, k)
         only = None if where is None else np.concatenate([part.searched_ids for part in parts])
         found = codes.search(queries, k, only)
@@ -156,7 +158,11 @@ class Generation:
                 f"{self.directory}: its items have no attributes, so --where finds none; give them some with:"
                 " python -m retrieval attributes INDEX TABLE"
             )
-        return self.only(self.attributes.matching(where))
+        if where not in self._matching:
+            if len(self._matching) >= _KEPT:
+                self._matching.clear()
+            self._matching[where] = self.only(self.attributes.matching(where))
+        return self._matching[where]
 
     def only(self, ids: np.ndarray) -> list[Vectors]:
         """What is searched, of these items alone; ascending ids."""

@@ -30,7 +30,6 @@ def vectors(count: int, seed: int) -> np.ndarray:
 @pytest.fixture
 def index(extractor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Index:
     monkeypatch.setattr(compaction, "APPROXIMATE_ITEMS", 2000)
-    monkeypatch.setattr(generation, "EXACT_ITEMS", 100)
     index = Index.create(tmp_path / "index", Extractor.load(extractor))
     index.add_vectors(vectors(3000, 1), [("", str(row)) for row in range(3000)])
     return index
