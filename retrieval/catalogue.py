@@ -188,4 +188,5 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         column.justify = "left" if column.header == "path" else "right"
     for row in rows:
         table.add_row(*map(escape, row))  # brackets in a path are no markup
-    Console().print(table)
+    console = Console()
+    (console if console.is_terminal else Console(width=1000)).print(table)  # a file is as wide as it has to be

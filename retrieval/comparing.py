@@ -1,0 +1,89 @@
+"""The commands that compare models with each other, and reductions of their features."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from retrieval.catalogue import print_table
+
+_PHOTOS = "a folder (read recursively), a zip, or several"
+_LABELS = "utzap50k-8, -21, -4, folder, or a .csv"
+_MODELS = """NAME is one of
+  best, paper, DIRECTORY        extractors; +int8: the smaller form, +untrained: the network before its training
+  pixels16                      area-averaged pixels, 16×16; any side that divides 128
+  resnet50, mobilenetv1_100, …  torchvision's or else timm's, a tag of the weights behind a full stop;
+                                +output: what the last layer gives, and not what it is given
+  A, C, D, E, modern            the networks of a source paper, and some that one would take today
+and +pcaN behind any of them takes N principal components."""
+
+
+def add_commands(commands: Any) -> None:
+    """Their parsers; each sets `run`, which makes a report of the arguments, and `show`, which prints it."""
+    compare = commands.add_parser(
+        "compare",
+        help="our extractors beside floors and pretrained networks: precision, size and time",
+        description="Our extractors beside floors and pretrained networks: precision, size and time in one table.",
+        epilog=_MODELS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_shared(compare, metric="euclidean")
+    compare.add_argument("--labels", required=True, metavar="SCHEME", help=_LABELS)
+    compare.add_argument("--fit", nargs="+", metavar="PHOTOS", help="unlabelled photos that +pcaN is fitted on")
+    weights = compare.add_mutually_exclusive_group()
+    _add_weights(weights)
+    weights.add_argument(
+        "--random-init", action="store_true", help="networks get random weights: their size and time alone"
+    )
+    compare.set_defaults(run=_compare, show=_show_comparison)
+
+
+def _add_shared(command: argparse.ArgumentParser, metric: str) -> None:
+    command.add_argument("photos", nargs="+", metavar="PHOTOS", help=_PHOTOS)
+    command.add_argument("--models", nargs="+", metavar="NAME", help="see below")
+    command.add_argument(
+        "--metric", choices=("euclidean", "cosine"), default=metric, help=f"between features (default: {metric})"
+    )
+    command.add_argument(
+        "--report", type=Path, metavar="DIR", help="write index.html, report.csv and report.json there"
+    )
+
+
+def _add_weights(command: Any) -> None:
+    command.add_argument(
+        "--weights-dir", type=Path, metavar="DIR", help="NAME.safetensors and NAME.pth there go before downloads"
+    )
+
+
+def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
+    from infogan.sources import PhotoFiles
+    from retrieval.compare import compare
+    from retrieval.models import DEFAULT
+
+    files = PhotoFiles(arguments.photos)
+    report = compare(
+        files,
+        arguments.labels,
+        arguments.models or DEFAULT,
+        arguments.metric,
+        PhotoFiles(arguments.fit) if arguments.fit else None,
+        arguments.weights_dir,
+        arguments.random_init,
+    )
+    if arguments.report:
+        from retrieval.report import write_comparison
+
+        write_comparison(arguments.report, report, files)
+    return report
+
+
+def _show_comparison(report: dict[str, Any]) -> None:
+    from retrieval.report import COMPARED, cells
+
+    print_table([column.head for column in COMPARED], cells(COMPARED, report["rows"]))
+    for row in report["rows"]:
+        if row["note"]:
+            print(f"{row['model']}: {row['note']}")
+    outside = f"{report['unlabelled']:,} outside {report['scheme']}, {report['unreadable']:,} unreadable"
+    print(f"{report['photos']:,} photos, {outside}; {report['metric']} distances; one thread, milliseconds a photo")

@@ -1,0 +1,222 @@
+"""What a comparison is written to: one page that needs nothing else, a CSV file, and all figures as JSON."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from infogan.files import naming, write_atomically
+from infogan.photo import load_photo
+from infogan.sources import PhotoFiles
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: its head, where its value lies in a row, and how that is written."""
+
+    head: str
+    key: str
+    text: Callable[[Any], str] = str
+
+
+def _decimals(count: int) -> Callable[[float], str]:
+    return lambda value: f"{value:,.{count}f}"
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:,.2f}" if value < 10 else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def _times(value: float) -> str:
+    return f"{value:,.2f}×" if value < 10 else f"{value:,.1f}×" if value < 100 else f"{value:,.0f}×"
+
+
+_share = _decimals(4)
+COMPARED = (
+    Column("model", "model"),
+    Column("weights", "weights"),
+    Column("features", "features", "{:,}".format),
+    Column("MB", "mb", _decimals(1)),
+    Column("ms, 1", "ms_1", _milliseconds),
+    Column("ms, 64", "ms_64", _milliseconds),
+    Column("ms, file", "ms_file", _milliseconds),
+    Column("times", "times", _times),
+    Column("times, file", "times_file", _times),
+    Column("P@1", "precision_at_1", _share),
+    Column("P@5", "precision_at_5", _share),
+    Column("P@10", "precision_at_10", _share),
+    Column("other product", "precision_at_k_other_product", _share),
+    Column("macro", "macro_precision_at_k", _share),
+    Column("macro (other)", "macro_precision_at_k_other_product", _share),
+    Column("mAP@100", "map_at_100", _share),
+)
+
+
+def cells(columns: Sequence[Column], rows: Iterable[dict[str, Any]]) -> list[list[str]]:
+    """Every row as text; nothing where nothing is known."""
+    return [["" if row[column.key] is None else column.text(row[column.key]) for column in columns] for row in rows]
+
+
+def write_comparison(directory: Path, report: dict[str, Any], files: PhotoFiles) -> None:
+    """Write the report of `retrieval.compare.compare` to a directory, with thumbnails of the photos it names."""
+    rows = report["rows"]
+    notes = [f"{row['model']}: {row['note']}" for row in rows if row["note"]]
+    said = (
+        f"{report['photos']:,} photos by {report['scheme']}, each asking all the others; {report['metric']} distances."
+        " Times are milliseconds a photo on one thread, all rows in turns: of the model alone with one photo and with"
+        " 64, and from the encoded file. × compares with the first row."
+    )
+    sections = [
+        _paragraph(said),
+        table_html(COMPARED, rows),
+        *map(_paragraph, notes),
+        *_plots(rows),
+        "<h2>Neighbours</h2>",
+        *_examples(report["examples"], files),
+    ]
+    write_report(directory, "Comparison", sections, COMPARED, report)
+
+
+def write_report(
+    directory: Path, title: str, sections: Iterable[str], columns: Sequence[Column], report: dict[str, Any]
+) -> None:
+    """`index.html` of these sections, `report.csv` of the report's rows, `report.json` of all of it."""
+    with naming(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    page = _PAGE.format(title=html.escape(title), body="\n".join(sections))
+    write_atomically(directory / "index.html", page)
+    sheet = io.StringIO()
+    writer = csv.writer(sheet, lineterminator="\n")
+    writer.writerow([column.key for column in columns])
+    writer.writerows([row[column.key] for column in columns] for row in report["rows"])
+    write_atomically(directory / "report.csv", sheet.getvalue())
+    write_atomically(directory / "report.json", json.dumps(report, indent=1) + "\n")
+
+
+def table_html(columns: Sequence[Column], rows: Sequence[dict[str, Any]]) -> str:
+    """The best figure of every column of shares is set in bold."""
+    shares = [column for column in columns if column.text is _share]
+    best = {column.key: max((row[column.key] or 0 for row in rows), default=0) for column in shares}
+    lines = ["<tr>" + "".join(f"<th>{html.escape(column.head)}</th>" for column in columns) + "</tr>"]
+    for row, texts in zip(rows, cells(columns, rows), strict=True):
+        parts = [html.escape(text) for text in texts]
+        for place, column in enumerate(columns):
+            if row[column.key] is not None and row[column.key] == best.get(column.key):
+                parts[place] = f"<b>{parts[place]}</b>"
+        lines.append("<tr>" + "".join(f"<td>{part}</td>" for part in parts) + "</tr>")
+    return f'<div class="wide"><table>{"".join(lines)}</table></div>'
+
+
+def _paragraph(text: str) -> str:
+    return f"<p>{html.escape(text)}</p>"
+
+
+def picture_html(figure: Any, kind: str = "svg") -> str:
+    """A matplotlib figure, inside the page; `kind` png for what has thousands of points."""
+    content = io.BytesIO()
+    metadata = {"Date": None} if kind == "svg" else None
+    figure.savefig(content, format=kind, bbox_inches="tight", metadata=metadata, dpi=150)
+    media = "image/svg+xml" if kind == "svg" else "image/png"
+    return f'<img class="plot" alt="" src="data:{media};base64,{base64.b64encode(content.getvalue()).decode()}">'
+
+
+def _plots(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Precision against time and against size, and time by model."""
+    timed = [row for row in rows if row["ms_1"] is not None]
+    scored = [row for row in timed if row["precision_at_5"] is not None]
+    plots = []
+    if scored:
+        plots += [
+            _scatter(scored, "ms_file", "milliseconds from file to features"),
+            _scatter([row for row in scored if row["mb"]], "mb", "MB"),
+        ]
+    if timed:
+        plots.append(_bars(timed))
+    return plots
+
+
+def _scatter(rows: Sequence[dict[str, Any]], key: str, label: str) -> str:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4))
+    axes = figure.subplots()
+    for row in rows:
+        axes.scatter(row[key], row["precision_at_5"], s=30)
+        axes.annotate(row["model"], (row[key], row["precision_at_5"]), fontsize=7, xytext=(4, 4), textcoords=_OFFSET)
+    axes.set(xscale="log", xlabel=label, ylabel="P@5")
+    axes.grid(alpha=0.3)
+    return picture_html(figure)
+
+
+def _bars(rows: Sequence[dict[str, Any]]) -> str:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 0.6 + 0.24 * len(rows)))
+    axes = figure.subplots()
+    names = [row["model"] for row in reversed(rows)]
+    axes.barh(names, [row["ms_1"] for row in reversed(rows)], height=0.6)
+    axes.set(xscale="log", xlabel="milliseconds of one photo, the model alone")
+    axes.tick_params(labelsize=7)
+    axes.grid(alpha=0.3, axis="x")
+    return picture_html(figure)
+
+
+_OFFSET = "offset points"
+
+
+def _examples(examples: Sequence[dict[str, Any]], files: PhotoFiles) -> list[str]:
+    """Of each query, a line of its nearest for every row."""
+    positions = {name: row for row, name in enumerate(files.names)}
+
+    def thumbnail(name: str) -> str:
+        content = _jpeg(files.read(positions[name]))
+        return f'<img title="{html.escape(name)}" alt="" src="data:image/jpeg;base64,{content}">'
+
+    sections = []
+    for example in examples:
+        lines = "".join(
+            f"<tr><td>{html.escape(model)}</td><td>{''.join(map(thumbnail, found))}</td></tr>"
+            for model, found in example["nearest"].items()
+        )
+        query = f"<tr><td>{html.escape(example['query'])}</td><td>{thumbnail(example['query'])}</td></tr>"
+        sections.append(f'<table class="photos">{query}{lines}</table>')
+    return sections
+
+
+def _jpeg(data: bytes) -> str:
+    from PIL import Image
+
+    content = io.BytesIO()
+    Image.fromarray(load_photo(data)).resize((72, 72)).save(content, "JPEG", quality=80)
+    return base64.b64encode(content.getvalue()).decode()
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width">
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 80rem; margin: 2rem auto;
+  padding: 0 1rem }}
+h1, h2, h3 {{ font-weight: 600; line-height: 1.2; margin: 2rem 0 .6rem }}
+table {{ border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums }}
+th, td {{ padding: .25rem .6rem; border-bottom: 1px solid #e5e5e5; text-align: right; white-space: nowrap }}
+th:first-child, td:first-child, .photos td {{ text-align: left }}
+th {{ font-weight: 600; border-bottom: 2px solid #bbb }}
+.wide {{ overflow-x: auto }}
+.plot {{ max-width: 100%; margin: 1rem 1rem 0 0; vertical-align: top }}
+.photos {{ margin: 1rem 0 2rem }}
+.photos img {{ width: 72px; height: 72px; margin-right: 2px }}
+.photos tr:first-child td {{ background: #f4f4f4; white-space: normal }}
+p {{ max-width: 60rem; margin: .4rem 0 }}
+</style></head><body>
+<h1>{title}</h1>
+{body}
+</body></html>
+"""
