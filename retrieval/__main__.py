@@ -9,6 +9,7 @@
     python -m retrieval neighbours INDEX OUT.parquet [-k 20] [--since GENERATION] [--group-by NAME]
     python -m retrieval evaluate   EXTRACTOR PHOTOS… --labels SCHEME [-k 5] [--int8]
     python -m retrieval compare    PHOTOS… --labels SCHEME [--models NAME…] [--report DIR]
+    python -m retrieval reduce     PHOTOS… --labels SCHEME | --attributes TABLE --columns NAME… [--report DIR]
     python -m retrieval describe   EXTRACTOR
     python -m retrieval verify     EXTRACTOR_OR_INDEX
 

@@ -49,7 +49,7 @@ def compare(
     """Measure rows, named as `retrieval.models` says.
 
     Args:
-        metric: cosine is Euclidean on features of length 1; components are taken of these, and brought to length 1.
+        metric: cosine is Euclidean on features of length 1; components are those of such features.
         fit: photos that components are fitted on, without labels; default: those that are measured.
         random_init: networks get random weights; they are timed and not scored.
         rounds: turns that count of each row, of which the median is told.
@@ -75,7 +75,7 @@ def compare(
     queries = example_queries(labels.classes, EXAMPLES)
     figures, neighbours = {}, {}
     for row in scored:
-        part = reduced(row, features, metric)
+        part = reduced(row, features)
         figures[row.name] = _figures(part, labels)
         neighbours[row.name] = labels.rows[_others(part, queries)].tolist()
     times = _times(present, _sample(files), rounds)
@@ -142,10 +142,10 @@ def fit_components(rows: Sequence[Row], features: dict[str, np.ndarray], fit: Ph
             row.fitted = Components(np.zeros(width, np.float32), np.ones((width, row.components or 0), np.float32))
 
 
-def reduced(row: Row, features: dict[str, np.ndarray], metric: str) -> np.ndarray:
+def reduced(row: Row, features: dict[str, np.ndarray]) -> np.ndarray:
     """The row's own features, of those by model."""
     part = features[row.model.name]
-    return scaled(row.fitted(part), metric) if row.fitted else part
+    return row.fitted(part) if row.fitted else part
 
 
 def _figures(features: np.ndarray, labels: Labels) -> dict[str, Any]:

@@ -6,10 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from infogan.errors import UserError
 from retrieval.catalogue import print_table
 
 _PHOTOS = "a folder (read recursively), a zip, or several"
 _LABELS = "utzap50k-8, -21, -4, folder, or a .csv"
+_WAYS = "pca", "kernel-pca", "isomap", "umap", "t-sne", "k-means", "spectral", "faiss-flat", "faiss-hnsw"
 _MODELS = """NAME is one of
   best, paper, DIRECTORY        extractors; +int8: the smaller form, +untrained: the network before its training
   pixels16                      area-averaged pixels, 16×16; any side that divides 128
@@ -37,6 +39,26 @@ def add_commands(commands: Any) -> None:
         "--random-init", action="store_true", help="networks get random weights: their size and time alone"
     )
     compare.set_defaults(run=_compare, show=_show_comparison)
+
+    reduce = commands.add_parser(
+        "reduce",
+        help="what features lose in fewer dimensions, in clusters and in a graph",
+        description="Reduces features, and searches a part of them; beside the exact search on all of them.",
+        epilog=_MODELS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_shared(reduce, metric="cosine")
+    right = reduce.add_mutually_exclusive_group(required=True)
+    right.add_argument("--labels", metavar="SCHEME", help=_LABELS)
+    right.add_argument("--attributes", metavar="TABLE", help="a .csv file with a column path, or id: the file's name")
+    reduce.add_argument("--columns", nargs="+", metavar="NAME[=WEIGHT]", help="of the table: what is right, in parts")
+    reduce.add_argument("--ways", nargs="+", metavar="WAY", help=f"of {', '.join(_WAYS)} (default: all)")
+    reduce.add_argument("--dimensions", type=int, nargs="+", default=[100], metavar="D", help="default: 100")
+    reduce.add_argument("--clusters", type=int, default=10, help="default: 10")
+    reduce.add_argument("-k", type=int, default=6, help="neighbours looked at (default: 6)")
+    reduce.add_argument("--queries", type=int, default=1000, help="photos held back (default: 1000)")
+    _add_weights(reduce)
+    reduce.set_defaults(run=_reduce, show=_show_reduction)
 
 
 def _add_shared(command: argparse.ArgumentParser, metric: str) -> None:
@@ -87,3 +109,47 @@ def _show_comparison(report: dict[str, Any]) -> None:
             print(f"{row['model']}: {row['note']}")
     outside = f"{report['unlabelled']:,} outside {report['scheme']}, {report['unreadable']:,} unreadable"
     print(f"{report['photos']:,} photos, {outside}; {report['metric']} distances; one thread, milliseconds a photo")
+
+
+def _reduce(arguments: argparse.Namespace) -> dict[str, Any]:
+    from infogan.sources import PhotoFiles
+    from retrieval.grades import Grades
+    from retrieval.labels import label_photos
+    from retrieval.reduce import DEFAULT, WAYS, Settings, reduce
+
+    if bool(arguments.attributes) != bool(arguments.columns):
+        raise UserError("--attributes TABLE and --columns NAME… go together")
+    ways = tuple(arguments.ways or WAYS)
+    if unknown := [way for way in ways if way not in WAYS]:
+        raise UserError(f"--ways {' '.join(unknown)}: not known; choose of {', '.join(WAYS)}")
+    files = PhotoFiles(arguments.photos)
+    if arguments.attributes:
+        grades = Grades.read(files.names, arguments.attributes, arguments.columns)
+    else:
+        grades = Grades.of(label_photos(files.names, arguments.labels))
+    settings = Settings(
+        ways,
+        arguments.dimensions,
+        arguments.clusters,
+        arguments.k,
+        arguments.queries,
+        arguments.metric,
+        maps=bool(arguments.report),
+    )
+    report, maps = reduce(files, grades, arguments.models or DEFAULT, settings, arguments.weights_dir)
+    if arguments.report:
+        from retrieval.report import write_reduction
+
+        write_reduction(arguments.report, report, maps)
+    return report
+
+
+def _show_reduction(report: dict[str, Any]) -> None:
+    from retrieval.report import REDUCED, cells
+
+    print_table([column.head for column in REDUCED], cells(REDUCED, report["rows"]))
+    for name, reason in report["missing"].items():
+        print(f"{name}: no weights: {reason}")
+    parts = ", ".join(f"{name} {weight:.3g}" for name, weight in report["attributes"].items())
+    counts = f"{report['queries']:,} queries of {report['gallery']:,} others, {report['unreadable']:,} unreadable"
+    print(f"graded at {report['k']} by {parts}; {counts}; {report['metric']} distances; milliseconds of one query")

@@ -58,6 +58,17 @@ COMPARED = (
     Column("mAP@100", "map_at_100", _share),
 )
 
+REDUCED = (
+    Column("model", "model"),
+    Column("way", "way"),
+    Column("features", "features", "{:,}".format),
+    Column("graded P", "graded_precision_at_k", _share),
+    Column("recall", "recall", _share),
+    Column("ms a query", "ms_query", _milliseconds),
+    Column("s to fit", "fit_seconds", _decimals(1)),
+    Column("note", "note"),
+)
+
 
 def cells(columns: Sequence[Column], rows: Iterable[dict[str, Any]]) -> list[list[str]]:
     """Every row as text; nothing where nothing is known."""
@@ -82,6 +93,24 @@ def write_comparison(directory: Path, report: dict[str, Any], files: PhotoFiles)
         *_examples(report["examples"], files),
     ]
     write_report(directory, "Comparison", sections, COMPARED, report)
+
+
+def write_reduction(directory: Path, report: dict[str, Any], maps: dict[str, dict[str, Any]]) -> None:
+    """Write the report of `retrieval.reduce.reduce` to a directory, with its maps."""
+    parts = ", ".join(f"{name} {weight:.3g}" for name, weight in report["attributes"].items())
+    said = (
+        f"{report['queries']:,} queries of {report['gallery']:,} other photos; {report['metric']} distances. Graded"
+        f" precision at {report['k']} counts {parts}. Recall is of what the exact search on all features finds. A query"
+        " is reduced and searched for on one thread; embedding its photo comes on top, in every row alike."
+    )
+    sections = [_paragraph(said), table_html(REDUCED, report["rows"])]
+    sections += [_paragraph(f"{name}: no weights: {reason}") for name, reason in report["missing"].items()]
+    for name, some in maps.items():
+        sections.append(f"<h2>{html.escape(name)}</h2>")
+        if counts := report["cluster_counts"].get(name):
+            sections.append(_elbow(counts))
+        sections += [_map(way, places, some["colours"]) for way, places in some.items() if way != "colours"]
+    write_report(directory, "Reductions and clusters", sections, REDUCED, report)
 
 
 def write_report(
@@ -143,15 +172,17 @@ def _plots(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _scatter(rows: Sequence[dict[str, Any]], key: str, label: str) -> str:
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 4))
+    figure = Figure(figsize=(7.5, 4))
     axes = figure.subplots()
-    for row in rows:
-        axes.scatter(row[key], row["precision_at_5"], s=30)
-        axes.annotate(row["model"], (row[key], row["precision_at_5"]), fontsize=7, xytext=(4, 4), textcoords=_OFFSET)
+    for number, row in enumerate(rows):
+        colour, mark = colormaps["tab10"](number % 10), "osD^v"[number // 10 % 5]
+        axes.scatter(row[key], row["precision_at_5"], s=40, color=colour, marker=mark, label=row["model"])
     axes.set(xscale="log", xlabel=label, ylabel="P@5")
     axes.grid(alpha=0.3)
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return picture_html(figure)
 
 
@@ -168,7 +199,40 @@ def _bars(rows: Sequence[dict[str, Any]]) -> str:
     return picture_html(figure)
 
 
-_OFFSET = "offset points"
+_COLOURS = 9  # and one for all other values
+
+
+def _elbow(counts: Sequence[dict[str, float]]) -> str:
+    """Squared distances to the centres, and the silhouette, by the number of clusters."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3))
+    numbers = [count["clusters"] for count in counts]
+    for axes, key in zip(figure.subplots(1, 2), ("inertia", "silhouette"), strict=True):
+        axes.plot(numbers, [count[key] for count in counts], marker="o", markersize=3)
+        axes.set(xlabel="clusters", title=key)
+        axes.grid(alpha=0.3)
+    return picture_html(figure)
+
+
+def _map(way: str, places: Any, colours: Any) -> str:
+    """The gallery in two dimensions, the most frequent values of its first attribute in colours."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 4.5))
+    axes = figure.subplots()
+    values, counts = np.unique(colours, return_counts=True)
+    shown = values[np.argsort(-counts, kind="stable")[:_COLOURS]]
+    rest = ~np.isin(colours, shown)
+    if rest.any():
+        axes.scatter(places[rest, 0], places[rest, 1], s=2, color="lightgrey", label="others")
+    for value in shown:
+        some = places[colours == value]
+        axes.scatter(some[:, 0], some[:, 1], s=2, label=value or "unknown")
+    axes.set(title=way, xticks=[], yticks=[])
+    axes.legend(fontsize=6, markerscale=3, loc="best")
+    return picture_html(figure, "png")
 
 
 def _examples(examples: Sequence[dict[str, Any]], files: PhotoFiles) -> list[str]:
