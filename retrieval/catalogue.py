@@ -12,6 +12,7 @@ from infogan.errors import UserError
 
 EXTRACTOR = "a directory that export.py wrote, or a released one: best or paper"
 INT8 = "the extractor's smaller and faster form, where it has one"
+_TEXTS = "path", "weights", "way", "note"  # columns
 _TABLE = "a .csv or .parquet file with a column path or id, and one for each attribute"
 
 
@@ -185,7 +186,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
     table = Table(*map(escape, columns))
     for column in table.columns[1:]:
-        column.justify = "left" if column.header == "path" else "right"
+        column.justify = "left" if column.header in _TEXTS else "right"
     for row in rows:
         table.add_row(*map(escape, row))  # brackets in a path are no markup
     console = Console()

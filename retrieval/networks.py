@@ -12,6 +12,7 @@ import io
 import logging
 import re
 import socket
+import sys
 import tempfile
 import urllib.error
 import urllib.request
@@ -99,7 +100,7 @@ def build_network(name: str, output: bool, weights_dir: Path | None, random_init
 
     torch.set_num_threads(1)  # small maps are prepared, in several threads of ours
     bare, _, tag = name.partition(".")
-    theirs = models.get_model_weights(bare).__members__ if bare in models.list_models() else {}
+    theirs = models.get_model_weights(bare).__members__ if bare in models.list_models(module=models) else {}
     build = _torchvision if theirs and tag in ("", *theirs) else _timm
     state = _read_state(name, weights_dir)
     with torch.random.fork_rng(devices=[]):
@@ -155,6 +156,8 @@ def _torchvision(name: str, output: bool, state: dict[str, Any] | None, random_i
     if not output:
         head = next(part for part in ("fc", "classifier", "head", "heads") if hasattr(module, part))
         last = getattr(module, head)
+        if not isinstance(last[-1] if isinstance(last, nn.Sequential) else last, nn.Linear):
+            raise UserError(f"model {name!r} ends in no linear layer; take {name}+output")
         if isinstance(last, nn.Sequential):
             last[-1] = nn.Identity()
         else:
@@ -250,7 +253,8 @@ def _no_waiting() -> Iterator[None]:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(PATIENCE)
     try:
-        yield
+        with contextlib.redirect_stdout(sys.stderr):  # where the libraries say what they download
+            yield
     except (OSError, RuntimeError) as error:  # RuntimeError: what came is not what was expected
         raise NoWeights(" ".join(str(error).split())) from None
     finally:
@@ -276,5 +280,5 @@ def _like(name: str) -> str:
     import timm
     from torchvision import models
 
-    near = difflib.get_close_matches(name, [*models.list_models(), *timm.list_models()], 3)
+    near = difflib.get_close_matches(name, [*models.list_models(module=models), *timm.list_models()], 3)
     return f"; did you mean {', '.join(near)}?" if near else ""

@@ -63,7 +63,7 @@ REDUCED = (
     Column("way", "way"),
     Column("features", "features", "{:,}".format),
     Column("graded P", "graded_precision_at_k", _share),
-    Column("recall", "recall", _share),
+    Column("recall", "recall", _decimals(4)),
     Column("ms a query", "ms_query", _milliseconds),
     Column("s to fit", "fit_seconds", _decimals(1)),
     Column("note", "note"),
@@ -133,13 +133,16 @@ def table_html(columns: Sequence[Column], rows: Sequence[dict[str, Any]]) -> str
     """The best figure of every column of shares is set in bold."""
     shares = [column for column in columns if column.text is _share]
     best = {column.key: max((row[column.key] or 0 for row in rows), default=0) for column in shares}
-    lines = ["<tr>" + "".join(f"<th>{html.escape(column.head)}</th>" for column in columns) + "</tr>"]
+    kinds = [' class="text"' if column.text is str else "" for column in columns]
+    heads = (f"<th{kind}>{html.escape(column.head)}</th>" for kind, column in zip(kinds, columns, strict=True))
+    lines = [f"<tr>{''.join(heads)}</tr>"]
     for row, texts in zip(rows, cells(columns, rows), strict=True):
         parts = [html.escape(text) for text in texts]
         for place, column in enumerate(columns):
             if row[column.key] is not None and row[column.key] == best.get(column.key):
                 parts[place] = f"<b>{parts[place]}</b>"
-        lines.append("<tr>" + "".join(f"<td>{part}</td>" for part in parts) + "</tr>")
+        tagged = (f"<td{kind}>{part}</td>" for kind, part in zip(kinds, parts, strict=True))
+        lines.append(f"<tr>{''.join(tagged)}</tr>")
     return f'<div class="wide"><table>{"".join(lines)}</table></div>'
 
 
@@ -220,7 +223,7 @@ def _map(way: str, places: Any, colours: Any) -> str:
     import numpy as np
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5, 4.5))
+    figure = Figure(figsize=(4, 3.6))
     axes = figure.subplots()
     values, counts = np.unique(colours, return_counts=True)
     shown = values[np.argsort(-counts, kind="stable")[:_COLOURS]]
@@ -271,7 +274,7 @@ body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; max
 h1, h2, h3 {{ font-weight: 600; line-height: 1.2; margin: 2rem 0 .6rem }}
 table {{ border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums }}
 th, td {{ padding: .25rem .6rem; border-bottom: 1px solid #e5e5e5; text-align: right; white-space: nowrap }}
-th:first-child, td:first-child, .photos td {{ text-align: left }}
+.text, .photos td {{ text-align: left }}
 th {{ font-weight: 600; border-bottom: 2px solid #bbb }}
 .wide {{ overflow-x: auto }}
 .plot {{ max-width: 100%; margin: 1rem 1rem 0 0; vertical-align: top }}
