@@ -12,6 +12,7 @@ import numpy as np
 
 from infogan.errors import UserError
 from infogan.photo import SIZE
+from retrieval.decoding import tracked
 from retrieval.directory import CONFIG, INT8, MODEL, RELEASED, locate
 from retrieval.embedding import Fitted, Model
 from retrieval.evaluate import UNTRAINED_SEED
@@ -76,9 +77,7 @@ class Missing:
     reason: str
 
 
-def load_rows(
-    names: Sequence[str], weights_dir: Path | None = None, random_init: bool = False, threads: int = 1
-) -> list[Row | Missing]:
+def load_rows(names: Sequence[str], weights_dir: Path | None = None, random_init: bool = False) -> list[Row | Missing]:
     """A row for each name, sets in full and nothing twice; a model that several rows name is loaded once.
 
     Raises:
@@ -89,23 +88,23 @@ def load_rows(
     wanted = list(dict.fromkeys(part for name in names for part in SETS.get(name, (name,))))
     loaded: dict[str, Model | Missing] = {}
     rows: list[Row | Missing] = []
-    for name in wanted:
+    for name in tracked(wanted, "loading"):
         found = _COMPONENTS.fullmatch(name)
         base, components = (found[1], int(found[2])) if found else (name, None)
         if base not in loaded:
-            loaded[base] = _load(base, weights_dir, random_init, threads)
+            loaded[base] = _load(base, weights_dir, random_init)
         model = loaded[base]
         rows.append(Missing(name, model.reason) if isinstance(model, Missing) else Row(name, model, components))
     return rows
 
 
-def _load(name: str, weights_dir: Path | None, random_init: bool, threads: int) -> Model | Missing:
+def _load(name: str, weights_dir: Path | None, random_init: bool) -> Model | Missing:
     base, *suffixes = [name] if (Path(name) / CONFIG).exists() else name.split("+")
     known: dict[str, Callable[[], Model]]
     if found := _PIXELS.fullmatch(base):
         known = {"": partial(_pixels, base, int(found[1]))}
     elif base in RELEASED or (Path(base) / CONFIG).exists() or "/" in base:
-        known = {kind: partial(_extractor, base, kind, threads) for kind in ("", "int8", "untrained")}
+        known = {kind: partial(_extractor, base, kind) for kind in ("", "int8", "untrained")}
     else:
         from retrieval.networks import NoWeights, load_network
 
@@ -131,10 +130,10 @@ def _pixels(name: str, side: int) -> Model:
     return Model(name, Fitted(FLOOR_FIT), lambda photos: area_pixels(photos, side), weights="none needed")
 
 
-def _extractor(name: str, kind: str, threads: int) -> Model:
+def _extractor(name: str, kind: str) -> Model:
     directory = locate(name)
     untrained = UNTRAINED_SEED if kind == "untrained" else None
-    extractor = Extractor.load(directory, threads=threads, int8=kind == "int8", untrained=untrained)
+    extractor = Extractor.load(directory, threads=1, int8=kind == "int8", untrained=untrained)
     size = (directory / (INT8 if kind == "int8" else MODEL)).stat().st_size
     weights = "random, as a floor" if kind == "untrained" else "its own"
     return Model(f"{name}+{kind}" if kind else name, Fitted(extractor.fit), extractor.features, size, weights)

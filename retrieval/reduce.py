@@ -19,6 +19,7 @@ from infogan.errors import UserError
 from infogan.sources import PhotoFiles
 from retrieval import shortcuts
 from retrieval.compare import distinct_models, fit_components, reduced, scaled
+from retrieval.decoding import tracked
 from retrieval.embedding import embed_photos
 from retrieval.grades import Grades
 from retrieval.knn import nearest
@@ -152,7 +153,7 @@ def _measure(bench: _Bench) -> None:
     settings, gallery = bench.settings, bench.gallery
     find = shortcuts.exact(gallery, settings.k)
     bench.add("exact", 0.0, _searched(gallery, bench.queries, settings.k), find, features=gallery.shape[1], note="")
-    for way in settings.ways:
+    for way in tracked(settings.ways, bench.name):
         if way in SHORTCUTS:
             _add_shortcut(bench, way)
         else:

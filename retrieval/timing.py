@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from retrieval.decoding import tracked
+
 TURN, MOST = 0.1, 20  # seconds, calls
 Call = Callable[[int], Any]  # with the number of a photo
 
@@ -45,7 +47,7 @@ class Rounds:
 
     def __init__(self, ours: Sequence[System], others: Sequence[System], rounds: int) -> None:
         self.turns: list[list[Turn]] = []
-        for number in range(rounds + 1):
+        for number in tracked(range(rounds + 1), "timing"):
             turns = []
             for place, other in enumerate(others):
                 if other.every == 1 or (number and (number + place) % other.every == 0):
