@@ -142,7 +142,7 @@ def test_cosine_is_euclidean_on_the_sphere() -> None:
 def test_two_runs_give_the_same_precision_and_no_weights_give_none(
     catalogue: Path, weights: Path, tmp_path: Path
 ) -> None:
-    names = ("best+int8", "best", "best+pca16", "pixels16", TINY, "mobilenet_v2", "mobilenetv1_100")
+    names = ("best", "best+pca16", TINY, "mobilenet_v2", "mobilenetv1_100")
     order = ("-m", "retrieval", "compare", str(catalogue), "--labels", "utzap50k-8", "--models", *names)
     done = command(*order, "--weights-dir", str(weights), "--report", str(tmp_path / "report"), "--json")
     assert done.returncode == 0, done.stderr
@@ -153,8 +153,8 @@ def test_two_runs_give_the_same_precision_and_no_weights_give_none(
     for name in ("mobilenet_v2", "mobilenetv1_100"):  # of either library
         assert rows[name]["weights"] == "no weights" and "no weights: not in" in rows[name]["note"]
         assert all(rows[name][key] is None for key in (*TIMES, *PRECISIONS, "mb"))
-    assert all(0 < rows[name][key] <= 1 for name in names[:5] for key in PRECISIONS)
-    assert all(rows[name]["ms_1"] > 0 for name in names[:5]) and rows["best+pca16"]["features"] == 16
+    assert all(0 < rows[name][key] <= 1 for name in names[:3] for key in PRECISIONS)
+    assert all(rows[name]["ms_1"] > 0 for name in names[:3]) and rows["best+pca16"]["features"] == 16
     for report in (first, second):
         for row in report["rows"]:
             for key in TIMES:
@@ -166,7 +166,7 @@ def test_two_runs_give_the_same_precision_and_no_weights_give_none(
     assert rows["best"]["map_at_100"] == measured["map_at_100"]
 
     page = (tmp_path / "report" / "index.html").read_text()
-    assert "http" not in page.replace("http-equiv", "") and page.count("data:image/jpeg") == 8 * (1 + 5 * 5)
+    assert "http" not in page.replace("http-equiv", "") and page.count("data:image/jpeg") == 8 * (1 + 3 * 5)
     with (tmp_path / "report" / "report.csv").open() as file:
         assert [row["model"] for row in csv.DictReader(file)] == list(names)
 
