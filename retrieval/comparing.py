@@ -82,7 +82,10 @@ def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
     from infogan.sources import PhotoFiles
     from retrieval.compare import compare
     from retrieval.models import DEFAULT
+    from retrieval.report import prepare_directory, write_comparison
 
+    if arguments.report:
+        prepare_directory(arguments.report)
     files = PhotoFiles(arguments.photos)
     report = compare(
         files,
@@ -94,8 +97,6 @@ def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
         arguments.random_init,
     )
     if arguments.report:
-        from retrieval.report import write_comparison
-
         write_comparison(arguments.report, report, files)
     return report
 
@@ -116,12 +117,15 @@ def _reduce(arguments: argparse.Namespace) -> dict[str, Any]:
     from retrieval.grades import Grades
     from retrieval.labels import label_photos
     from retrieval.reduce import DEFAULT, WAYS, Settings, reduce
+    from retrieval.report import prepare_directory, write_reduction
 
     if bool(arguments.attributes) != bool(arguments.columns):
         raise UserError("--attributes TABLE and --columns NAME… go together")
     ways = tuple(arguments.ways or WAYS)
     if unknown := [way for way in ways if way not in WAYS]:
         raise UserError(f"--ways {' '.join(unknown)}: not known; choose of {', '.join(WAYS)}")
+    if arguments.report:
+        prepare_directory(arguments.report)
     files = PhotoFiles(arguments.photos)
     if arguments.attributes:
         grades = Grades.read(files.names, arguments.attributes, arguments.columns)
@@ -138,8 +142,6 @@ def _reduce(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     report, maps = reduce(files, grades, arguments.models or DEFAULT, settings, arguments.weights_dir)
     if arguments.report:
-        from retrieval.report import write_reduction
-
         write_reduction(arguments.report, report, maps)
     return report
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ WAYS = (*REDUCTIONS, *SHORTCUTS)
 DEFAULT = "best", "pixels16", "resnet50"
 ROUNDS = 3
 _WARM = 64  # photos
+_NEEDED = {"pca": "", "umap": "umap", "faiss-flat": "faiss", "faiss-hnsw": "faiss"}
 _ABSENT = -1  # where a search found fewer than k
 
 
@@ -138,7 +140,11 @@ def reduce(
 
 
 def check(settings: Settings, photos: int) -> None:
-    """Refuse what cannot be done with so many photos, before the long work."""
+    """Refuse what cannot be done with so many photos, or with what is installed, before the long work."""
+    for way in settings.ways:
+        module = _NEEDED.get(way, "sklearn")
+        if module and find_spec(module) is None:
+            raise ModuleNotFoundError(name=module)
     gallery = photos - settings.queries
     if settings.queries < 1 or gallery < 2 * max(settings.k, settings.clusters):
         raise UserError(f"--queries {settings.queries} of {photos:,} photos leaves too few to search; take fewer")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from infogan.errors import UserError
 from infogan.files import naming, write_atomically
 from infogan.photo import load_photo
 from infogan.sources import PhotoFiles
@@ -75,6 +76,20 @@ def cells(columns: Sequence[Column], rows: Iterable[dict[str, Any]]) -> list[lis
     return [["" if row[column.key] is None else column.text(row[column.key]) for column in columns] for row in rows]
 
 
+def prepare_directory(directory: Path) -> None:
+    """Refuse before the long work where nothing could be written after it.
+
+    Raises:
+        UserError: there is a file of that name.
+    """
+    import matplotlib.figure  # noqa: F401  what is missing is told now
+
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"{directory}: not a directory; name another for the report")
+    with naming(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+
+
 def write_comparison(directory: Path, report: dict[str, Any], files: PhotoFiles) -> None:
     """Write the report of `retrieval.compare.compare` to a directory, with thumbnails of the photos it names."""
     rows = report["rows"]
@@ -117,8 +132,6 @@ def write_report(
     directory: Path, title: str, sections: Iterable[str], columns: Sequence[Column], report: dict[str, Any]
 ) -> None:
     """`index.html` of these sections, `report.csv` of the report's rows, `report.json` of all of it."""
-    with naming(directory):
-        directory.mkdir(parents=True, exist_ok=True)
     page = _PAGE.format(title=html.escape(title), body="\n".join(sections))
     write_atomically(directory / "index.html", page)
     sheet = io.StringIO()
