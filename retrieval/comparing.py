@@ -102,12 +102,11 @@ def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _show_comparison(report: dict[str, Any]) -> None:
-    from retrieval.report import COMPARED, cells
+    from retrieval.report import COMPARED, cells, notes
 
     print_table([column.head for column in COMPARED], cells(COMPARED, report["rows"]))
-    for row in report["rows"]:
-        if row["note"]:
-            print(f"{row['model']}: {row['note']}")
+    for note in notes(report["rows"]):
+        print(note)
     outside = f"{report['unlabelled']:,} outside {report['scheme']}, {report['unreadable']:,} unreadable"
     print(f"{report['photos']:,} photos, {outside}; {report['metric']} distances; one thread, milliseconds a photo")
 

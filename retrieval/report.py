@@ -76,6 +76,14 @@ def cells(columns: Sequence[Column], rows: Iterable[dict[str, Any]]) -> list[lis
     return [["" if row[column.key] is None else column.text(row[column.key]) for column in columns] for row in rows]
 
 
+def notes(rows: Iterable[dict[str, Any]]) -> list[str]:
+    """A line for each thing that is said of some models."""
+    said: dict[str, list[str]] = {}
+    for row in rows:
+        said.setdefault(row["note"], []).append(row["model"])
+    return [f"{note}: {', '.join(models)}" for note, models in said.items() if note]
+
+
 def prepare_directory(directory: Path) -> None:
     """Refuse before the long work where nothing could be written after it.
 
@@ -93,7 +101,6 @@ def prepare_directory(directory: Path) -> None:
 def write_comparison(directory: Path, report: dict[str, Any], files: PhotoFiles) -> None:
     """Write the report of `retrieval.compare.compare` to a directory, with thumbnails of the photos it names."""
     rows = report["rows"]
-    notes = [f"{row['model']}: {row['note']}" for row in rows if row["note"]]
     said = (
         f"{report['photos']:,} photos by {report['scheme']}, each asking all the others; {report['metric']} distances."
         " Times are milliseconds a photo on one thread, all rows in turns: of the model alone with one photo and with"
@@ -102,7 +109,7 @@ def write_comparison(directory: Path, report: dict[str, Any], files: PhotoFiles)
     sections = [
         _paragraph(said),
         table_html(COMPARED, rows),
-        *map(_paragraph, notes),
+        *map(_paragraph, notes(rows)),
         *_plots(rows),
         "<h2>Neighbours</h2>",
         *_examples(report["examples"], files),
@@ -196,8 +203,8 @@ def _scatter(rows: Sequence[dict[str, Any]], key: str, label: str) -> str:
     for number, row in enumerate(rows):
         colour, mark = colormaps["tab10"](number % 10), "osD^v"[number // 10 % 5]
         axes.scatter(row[key], row["precision_at_5"], s=40, color=colour, marker=mark, label=row["model"])
-    axes.set(xscale="log", xlabel=label, ylabel="P@5")
-    axes.grid(alpha=0.3)
+    axes.set(xlabel=label, ylabel="P@5")
+    _logarithmic(axes)
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return picture_html(figure)
 
@@ -209,10 +216,21 @@ def _bars(rows: Sequence[dict[str, Any]]) -> str:
     axes = figure.subplots()
     names = [row["model"] for row in reversed(rows)]
     axes.barh(names, [row["ms_1"] for row in reversed(rows)], height=0.6)
-    axes.set(xscale="log", xlabel="milliseconds of one photo, the model alone")
+    axes.set(xlabel="milliseconds of one photo, the model alone")
+    _logarithmic(axes)
     axes.tick_params(labelsize=7)
-    axes.grid(alpha=0.3, axis="x")
     return picture_html(figure)
+
+
+def _logarithmic(axes: Any) -> None:
+    """Powers of ten, their doubles and fives, as plain numbers."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.grid(alpha=0.3)
 
 
 _COLOURS = 9  # and one for all other values
@@ -282,7 +300,7 @@ _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <meta name="viewport" content="width=device-width">
 <style>
-body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 80rem; margin: 2rem auto;
+body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 96rem; margin: 2rem auto;
   padding: 0 1rem }}
 h1, h2, h3 {{ font-weight: 600; line-height: 1.2; margin: 2rem 0 .6rem }}
 table {{ border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums }}
