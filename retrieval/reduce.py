@@ -80,6 +80,7 @@ class _Bench:
     answers: list[np.ndarray] = field(default_factory=list)
     calls: dict[str, Find] = field(default_factory=dict)
     maps: dict[str, np.ndarray] = field(default_factory=dict)
+    counts: list[dict[str, float]] = field(default_factory=list)
 
     def add(self, way: str, seconds: float, answers: np.ndarray, call: Find | None, **more: Any) -> None:
         self.rows.append({"model": self.name, "way": way, "fit_seconds": seconds, **more})
@@ -116,14 +117,7 @@ def reduce(
     check(settings, len(read))
     features = {name: scaled(part, settings.metric) for name, part in features.items()}
     fit_components(present, {name: part[held] for name, part in features.items()}, None, settings.metric)
-    benches, counts = [], {}
-    for row in present:
-        part = reduced(row, features)
-        benches.append(bench := _Bench(row.name, part[held], part[asked], settings))
-        _measure(bench)
-        _judge(bench, grades, held, asked)
-        if {"k-means", "spectral"} & set(settings.ways):
-            counts[bench.name] = shortcuts.cluster_counts(bench.gallery)
+    benches = [_measured(row, reduced(row, features), grades, held, asked, settings) for row in present]
     report = {
         "k": settings.k,
         "metric": settings.metric,
@@ -133,10 +127,9 @@ def reduce(
         "attributes": dict(zip(grades.names, grades.weights.tolist(), strict=True)),
         "rows": [row for bench in benches for row in bench.rows],
         "missing": {row.name: row.reason for row in missing},
-        "cluster_counts": counts,
+        "cluster_counts": {bench.name: bench.counts for bench in benches},
     }
-    colours = grades.values[held, 0]
-    return report, {bench.name: {"colours": colours, **bench.maps} for bench in benches}
+    return report, {bench.name: {"colours": grades.values[held, 0], **bench.maps} for bench in benches}
 
 
 def check(settings: Settings, photos: int) -> None:
@@ -150,6 +143,18 @@ def check(settings: Settings, photos: int) -> None:
         raise UserError(f"--queries {settings.queries} of {photos:,} photos leaves too few to search; take fewer")
     if settings.k < 1 or settings.clusters < 2 or min(settings.dimensions) < 1:
         raise UserError("-k and --dimensions begin at 1, --clusters at 2")
+
+
+def _measured(
+    row: Row, features: np.ndarray, grades: Grades, held: np.ndarray, asked: np.ndarray, settings: Settings
+) -> _Bench:
+    """All of it, of one row's features."""
+    bench = _Bench(row.name, features[held], features[asked], settings)
+    _measure(bench)
+    _judge(bench, grades, held, asked)
+    if {"k-means", "spectral"} & set(settings.ways):
+        bench.counts = shortcuts.cluster_counts(bench.gallery)
+    return bench
 
 
 def _measure(bench: _Bench) -> None:

@@ -16,6 +16,7 @@ from infogan.errors import UserError
 from infogan.files import naming, write_atomically
 from infogan.photo import load_photo
 from infogan.sources import PhotoFiles
+from retrieval.plots import elbow, map_html, plots
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def write_comparison(directory: Path, report: dict[str, Any], files: PhotoFiles)
         _paragraph(said),
         table_html(COMPARED, rows),
         *map(_paragraph, notes(rows)),
-        *_plots(rows),
+        *plots(rows),
         "<h2>Neighbours</h2>",
         *_examples(report["examples"], files),
     ]
@@ -130,8 +131,8 @@ def write_reduction(directory: Path, report: dict[str, Any], maps: dict[str, dic
     for name, some in maps.items():
         sections.append(f"<h2>{html.escape(name)}</h2>")
         if counts := report["cluster_counts"].get(name):
-            sections.append(_elbow(counts))
-        sections += [_map(way, places, some["colours"]) for way, places in some.items() if way != "colours"]
+            sections.append(elbow(counts))
+        sections += [map_html(way, places, some["colours"]) for way, places in some.items() if way != "colours"]
     write_report(directory, "Reductions and clusters", sections, REDUCED, report)
 
 
@@ -168,105 +169,6 @@ def table_html(columns: Sequence[Column], rows: Sequence[dict[str, Any]]) -> str
 
 def _paragraph(text: str) -> str:
     return f"<p>{html.escape(text)}</p>"
-
-
-def picture_html(figure: Any, kind: str = "svg") -> str:
-    """A matplotlib figure, inside the page; `kind` png for what has thousands of points."""
-    content = io.BytesIO()
-    metadata = {"Date": None} if kind == "svg" else None
-    figure.savefig(content, format=kind, bbox_inches="tight", metadata=metadata, dpi=150)
-    media = "image/svg+xml" if kind == "svg" else "image/png"
-    return f'<img class="plot" alt="" src="data:{media};base64,{base64.b64encode(content.getvalue()).decode()}">'
-
-
-def _plots(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Precision against time and against size, and time by model."""
-    timed = [row for row in rows if row["ms_1"] is not None]
-    scored = [row for row in timed if row["precision_at_5"] is not None]
-    plots = []
-    if scored:
-        plots += [
-            _scatter(scored, "ms_file", "milliseconds from file to features"),
-            _scatter([row for row in scored if row["mb"]], "mb", "MB"),
-        ]
-    if timed:
-        plots.append(_bars(timed))
-    return plots
-
-
-def _scatter(rows: Sequence[dict[str, Any]], key: str, label: str) -> str:
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.5, 4))
-    axes = figure.subplots()
-    for number, row in enumerate(rows):
-        colour, mark = colormaps["tab10"](number % 10), "osD^v"[number // 10 % 5]
-        axes.scatter(row[key], row["precision_at_5"], s=40, color=colour, marker=mark, label=row["model"])
-    axes.set(xlabel=label, ylabel="P@5")
-    _logarithmic(axes)
-    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    return picture_html(figure)
-
-
-def _bars(rows: Sequence[dict[str, Any]]) -> str:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 0.6 + 0.24 * len(rows)))
-    axes = figure.subplots()
-    names = [row["model"] for row in reversed(rows)]
-    axes.barh(names, [row["ms_1"] for row in reversed(rows)], height=0.6)
-    axes.set(xlabel="milliseconds of one photo, the model alone")
-    _logarithmic(axes)
-    axes.tick_params(labelsize=7)
-    return picture_html(figure)
-
-
-def _logarithmic(axes: Any) -> None:
-    """Powers of ten, their doubles and fives, as plain numbers."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.grid(alpha=0.3)
-
-
-_COLOURS = 9  # and one for all other values
-
-
-def _elbow(counts: Sequence[dict[str, float]]) -> str:
-    """Squared distances to the centres, and the silhouette, by the number of clusters."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3))
-    numbers = [count["clusters"] for count in counts]
-    for axes, key in zip(figure.subplots(1, 2), ("inertia", "silhouette"), strict=True):
-        axes.plot(numbers, [count[key] for count in counts], marker="o", markersize=3)
-        axes.set(xlabel="clusters", title=key)
-        axes.grid(alpha=0.3)
-    return picture_html(figure)
-
-
-def _map(way: str, places: Any, colours: Any) -> str:
-    """The gallery in two dimensions, the most frequent values of its first attribute in colours."""
-    import numpy as np
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4, 3.6))
-    axes = figure.subplots()
-    values, counts = np.unique(colours, return_counts=True)
-    shown = values[np.argsort(-counts, kind="stable")[:_COLOURS]]
-    rest = ~np.isin(colours, shown)
-    if rest.any():
-        axes.scatter(places[rest, 0], places[rest, 1], s=2, color="lightgrey", label="others")
-    for value in shown:
-        some = places[colours == value]
-        axes.scatter(some[:, 0], some[:, 1], s=2, label=value or "unknown")
-    axes.set(title=way, xticks=[], yticks=[])
-    axes.legend(fontsize=6, markerscale=3, loc="best")
-    return picture_html(figure, "png")
 
 
 def _examples(examples: Sequence[dict[str, Any]], files: PhotoFiles) -> list[str]:
