@@ -103,7 +103,7 @@ def cluster_counts(gallery: np.ndarray) -> list[dict[str, float]]:
 
     counts = []
     for clusters in (count for count in COUNTS if count < len(gallery)):
-        fitted = KMeans(clusters, n_init=1, random_state=SEED).fit(gallery)
+        fitted = KMeans(clusters, n_init=4, random_state=SEED).fit(gallery)
         size = min(SILHOUETTE, len(gallery))
         score = silhouette_score(gallery, fitted.labels_, sample_size=size, random_state=SEED)
         counts.append({"clusters": clusters, "inertia": float(fitted.inertia_), "silhouette": float(score)})
