@@ -48,7 +48,10 @@ def test_unseen_queries_land_among_their_own(
         assert found.apply is None and "no map" in found.note
     else:
         assert found.apply is not None
-        np.testing.assert_allclose(found.apply(queries[:1]), found.queries[:1], rtol=1e-3, atol=1e-3)
+        alone = found.apply(queries[:1])
+        assert (owners[nearest(found.gallery, alone, 5)[1]] == asked[0]).all()
+        if method != "umap":  # whose random steps depend on who else is moved
+            np.testing.assert_allclose(alone, found.queries[:1], rtol=1e-3, atol=1e-3)
 
 
 def test_more_than_can_be_compared_with_all_is_said(
