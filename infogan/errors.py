@@ -21,7 +21,8 @@ _MACHINE = {
 _EXTRAS = {
     **dict.fromkeys(("torch", "pytorch_lightning", "omegaconf", "tensorboard", "safetensors"), "train"),
     **dict.fromkeys(("onnx", "onnxscript", "yaml"), "train"),
-    "threadpoolctl": "cpu",
+    **dict.fromkeys(("torchvision", "timm", "sklearn", "umap", "matplotlib"), "compare"),
+    **dict.fromkeys(("faiss", "threadpoolctl"), "cpu"),
     "duckdb": "attributes",
     "ray": "ray",
     "pymilvus": "milvus",

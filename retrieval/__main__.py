@@ -8,6 +8,8 @@
     python -m retrieval stats      INDEX
     python -m retrieval neighbours INDEX OUT.parquet [-k 20] [--since GENERATION] [--group-by NAME] [--engine ENGINE]
     python -m retrieval evaluate   EXTRACTOR PHOTOS… --labels SCHEME [-k 5] [--int8]
+    python -m retrieval compare    PHOTOS… --labels SCHEME [--models NAME…] [--report DIR]
+    python -m retrieval reduce     PHOTOS… --labels SCHEME | --attributes TABLE --columns NAME… [--report DIR]
     python -m retrieval describe   EXTRACTOR
     python -m retrieval verify     EXTRACTOR_OR_INDEX
 
@@ -31,6 +33,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before NumPy: spinning threads cost up to 40× on a busy core
 
 from infogan.errors import ArgumentParser, UserError, run_command
+from retrieval import comparing
 from retrieval.catalogue import EXTRACTOR, INT8, add_commands, print_table
 from retrieval.engines import directory, index_place
 
@@ -66,6 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--no-floors", dest="floors", action="store_false", help="only the extractor's own row")
     evaluate.add_argument("--int8", action="store_true", help=INT8)
     evaluate.set_defaults(run=_evaluate, show=_show_evaluation)
+
+    comparing.add_commands(commands)
 
     describe = commands.add_parser("describe", help="print an extractor's card")
     describe.add_argument("extractor", type=Path, metavar="EXTRACTOR", help=EXTRACTOR)

@@ -15,6 +15,7 @@ EXTRACTOR = "a directory that export.py wrote, or a released one: best or paper"
 INT8 = "the extractor's smaller and faster form, where it has one"
 ENGINE = "ray: on this machine's cores by Ray; ray://HOST:PORT: on a cluster (default: without Ray)"
 INDEX = "a directory, or milvus://HOST:PORT/COLLECTION"
+_TEXTS = "path", "weights", "way", "note"  # columns
 _TABLE = "a .csv or .parquet file with a column path or id, and one for each attribute"
 
 
@@ -197,7 +198,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
     table = Table(*map(escape, columns))
     for column in table.columns[1:]:
-        column.justify = "left" if column.header == "path" else "right"
+        column.justify = "left" if column.header in _TEXTS else "right"
     for row in rows:
         table.add_row(*map(escape, row))  # brackets in a path are no markup
-    Console().print(table)
+    console = Console()
+    (console if console.is_terminal else Console(width=1000)).print(table)  # a file is as wide as it has to be
