@@ -44,8 +44,8 @@ from extractor_systems import BATCH, Exported, Other, Ours, Run, export
 from infogan.errors import ArgumentParser, run_command
 from infogan.photo import SIZE
 from infogan.sources import PhotoFiles
+from retrieval.comparison.timing import Rounds, System
 from retrieval.directory import INT8, locate
-from retrieval.timing import Rounds, System
 from training.networks import multiply_adds
 
 OTHERS = (

@@ -14,11 +14,11 @@ from agreement import eager, stored_trunk
 from PIL import Image
 
 from infogan.photo import load_photo, open_rgb
+from retrieval.comparison.networks import build_network, export_network
+from retrieval.comparison.timing import Call, System
 from retrieval.directory import INT8, MODEL, locate
 from retrieval.embedding import Preparation
 from retrieval.extractor import Extractor, open_session
-from retrieval.networks import build_network, export_network
-from retrieval.timing import Call, System
 from training.networks import multiply_adds
 
 BATCH = 64

@@ -33,8 +33,8 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before NumPy: spinning threads cost up to 40× on a busy core
 
 from infogan.errors import ArgumentParser, UserError, run_command
-from retrieval import comparing
 from retrieval.catalogue import EXTRACTOR, INT8, add_commands, print_table
+from retrieval.comparison import commands as comparing
 from retrieval.engines import directory, index_place
 
 

@@ -11,12 +11,12 @@ import pytest
 from infogan.errors import UserError
 from infogan.photo import load_photo
 from infogan.sources import PhotoFiles
-from retrieval import shortcuts
+from retrieval.comparison import shortcuts
+from retrieval.comparison.grades import Grades
+from retrieval.comparison.reduce import Settings, reduce
+from retrieval.comparison.reductions import reduce_features
 from retrieval.floors import area_pixels
-from retrieval.grades import Grades
 from retrieval.knn import nearest
-from retrieval.reduce import Settings, reduce
-from retrieval.reductions import reduce_features
 from tests.conftest import assert_user_error, command
 
 CLOUDS = 4
@@ -57,8 +57,8 @@ def test_unseen_queries_land_among_their_own(
 def test_more_than_can_be_compared_with_all_is_said(
     clouds: tuple[np.ndarray, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("retrieval.reductions.MOST", 100)
-    monkeypatch.setattr("retrieval.shortcuts.MOST", 100)
+    monkeypatch.setattr("retrieval.comparison.reductions.MOST", 100)
+    monkeypatch.setattr("retrieval.comparison.shortcuts.MOST", 100)
     gallery, queries, owners, asked = clouds
     found = reduce_features("isomap", gallery, queries, 3)
     assert "fitted on 100 of 240" in found.note and len(found.gallery) == 240

@@ -106,7 +106,7 @@ def _load(name: str, weights_dir: Path | None, random_init: bool) -> Model | Mis
     elif base in RELEASED or (Path(base) / CONFIG).exists() or "/" in base:
         known = {kind: partial(_extractor, base, kind) for kind in ("", "int8", "untrained")}
     else:
-        from retrieval.networks import NoWeights, load_network
+        from retrieval.comparison.networks import NoWeights, load_network
 
         known = {kind: partial(load_network, base, bool(kind), weights_dir, random_init) for kind in ("", "output")}
         try:

@@ -16,7 +16,7 @@ from infogan.errors import UserError
 from infogan.files import naming, write_atomically
 from infogan.photo import load_photo
 from infogan.sources import PhotoFiles
-from retrieval.plots import elbow, map_html, plots
+from retrieval.comparison.plots import elbow, map_html, plots
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def prepare_directory(directory: Path) -> None:
 
 
 def write_comparison(directory: Path, report: dict[str, Any], files: PhotoFiles) -> None:
-    """Write the report of `retrieval.compare.compare` to a directory, with thumbnails of the photos it names."""
+    """Write the report of `retrieval.comparison.compare.compare` to a directory, with thumbnails of its photos."""
     rows = report["rows"]
     said = (
         f"{report['photos']:,} photos by {report['scheme']}, each asking all the others; {report['metric']} distances."
@@ -119,7 +119,7 @@ def write_comparison(directory: Path, report: dict[str, Any], files: PhotoFiles)
 
 
 def write_reduction(directory: Path, report: dict[str, Any], maps: dict[str, dict[str, Any]]) -> None:
-    """Write the report of `retrieval.reduce.reduce` to a directory, with its maps."""
+    """Write the report of `retrieval.comparison.reduce.reduce` to a directory, with its maps."""
     parts = ", ".join(f"{name} {weight:.3g}" for name, weight in report["attributes"].items())
     said = (
         f"{report['queries']:,} queries of {report['gallery']:,} other photos; {report['metric']} distances. Graded"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from retrieval.comparison.reductions import MOST, SEED
 from retrieval.knn import Vectors, search
-from retrieval.reductions import MOST, SEED
 
 COUNTS = range(2, 16)  # clusters tried for the elbow
 SILHOUETTE = 2000  # photos that it is measured on

@@ -18,17 +18,17 @@ import numpy as np
 
 from infogan.errors import UserError
 from infogan.sources import PhotoFiles
-from retrieval import shortcuts
-from retrieval.compare import distinct_models, fit_components, reduced, scaled
+from retrieval.comparison import shortcuts
+from retrieval.comparison.compare import distinct_models, fit_components, reduced, scaled
+from retrieval.comparison.grades import Grades
+from retrieval.comparison.models import Missing, Row, load_rows
+from retrieval.comparison.reductions import METHODS, Reduction, reduce_features
+from retrieval.comparison.shortcuts import Find, Shortcut
+from retrieval.comparison.timing import Rounds, System
 from retrieval.decoding import tracked
 from retrieval.embedding import embed_photos
-from retrieval.grades import Grades
 from retrieval.knn import nearest
 from retrieval.metrics import graded_relevance
-from retrieval.models import Missing, Row, load_rows
-from retrieval.reductions import METHODS, Reduction, reduce_features
-from retrieval.shortcuts import Find, Shortcut
-from retrieval.timing import Rounds, System
 
 REDUCTIONS = (*METHODS, "t-sne")
 SHORTCUTS: dict[str, Callable[[np.ndarray, int, int], Shortcut]] = {
@@ -92,7 +92,7 @@ class _Bench:
 def reduce(
     files: PhotoFiles, grades: Grades, names: Sequence[str], settings: Settings, weights_dir: Path | None = None
 ) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
-    """Every way of `settings` on the features of every model, named as for `retrieval.compare`.
+    """Every way of `settings` on the features of every model, named as for `retrieval.comparison.compare`.
 
     Returns:
         A report: `rows`, each with `model`, `way`, `features`, `fit_seconds`, `ms_query` (to reduce and to search, one

@@ -15,13 +15,13 @@ from PIL import Image
 from infogan.errors import UserError
 from infogan.photo import open_rgb
 from infogan.sources import PhotoFiles
+from retrieval.comparison.models import Missing, Row, load_rows
+from retrieval.comparison.timing import Call, Rounds, System
 from retrieval.embedding import Model, embed_photos
 from retrieval.floors import Components
 from retrieval.knn import nearest
 from retrieval.labels import Labels, label_photos
 from retrieval.metrics import neighbour_reports
-from retrieval.models import Missing, Row, load_rows
-from retrieval.timing import Call, Rounds, System
 
 METRICS = ("euclidean", "cosine")
 KS = 1, 5, 10
@@ -46,7 +46,7 @@ def compare(
     random_init: bool = False,
     rounds: int = ROUNDS,
 ) -> dict[str, Any]:
-    """Measure rows, named as `retrieval.models` says.
+    """Measure rows, named as `retrieval.comparison.models` says.
 
     Args:
         metric: cosine is Euclidean on features of length 1; components are those of such features.

@@ -17,12 +17,12 @@ from torchvision import models
 
 from infogan.errors import UserError
 from infogan.sources import PhotoFiles
-from retrieval.compare import PRECISIONS, TIMES, compare, scaled
+from retrieval.comparison.compare import PRECISIONS, TIMES, compare, scaled
+from retrieval.comparison.models import load_rows
+from retrieval.comparison.networks import load_network
 from retrieval.evaluate import evaluate
 from retrieval.extractor import Extractor
 from retrieval.floors import Components
-from retrieval.models import load_rows
-from retrieval.networks import load_network
 from tests.conftest import assert_user_error, command
 
 SMALL, TINY = "alexnet", "test_efficientnet"  # torchvision's, timm's

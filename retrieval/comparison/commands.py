@@ -80,9 +80,9 @@ def _add_weights(command: Any) -> None:
 
 def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
     from infogan.sources import PhotoFiles
-    from retrieval.compare import compare
-    from retrieval.models import DEFAULT
-    from retrieval.report import prepare_directory, write_comparison
+    from retrieval.comparison.compare import compare
+    from retrieval.comparison.models import DEFAULT
+    from retrieval.comparison.report import prepare_directory, write_comparison
 
     if arguments.report:
         prepare_directory(arguments.report)
@@ -102,7 +102,7 @@ def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _show_comparison(report: dict[str, Any]) -> None:
-    from retrieval.report import COMPARED, cells, notes
+    from retrieval.comparison.report import COMPARED, cells, notes
 
     print_table([column.head for column in COMPARED], cells(COMPARED, report["rows"]))
     for note in notes(report["rows"]):
@@ -113,10 +113,10 @@ def _show_comparison(report: dict[str, Any]) -> None:
 
 def _reduce(arguments: argparse.Namespace) -> dict[str, Any]:
     from infogan.sources import PhotoFiles
-    from retrieval.grades import Grades
+    from retrieval.comparison.grades import Grades
+    from retrieval.comparison.reduce import DEFAULT, WAYS, Settings, reduce
+    from retrieval.comparison.report import prepare_directory, write_reduction
     from retrieval.labels import label_photos
-    from retrieval.reduce import DEFAULT, WAYS, Settings, reduce
-    from retrieval.report import prepare_directory, write_reduction
 
     if bool(arguments.attributes) != bool(arguments.columns):
         raise UserError("--attributes TABLE and --columns NAME… go together")
@@ -146,7 +146,7 @@ def _reduce(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _show_reduction(report: dict[str, Any]) -> None:
-    from retrieval.report import REDUCED, cells
+    from retrieval.comparison.report import REDUCED, cells
 
     print_table([column.head for column in REDUCED], cells(REDUCED, report["rows"]))
     for name, reason in report["missing"].items():
