@@ -7,9 +7,7 @@ where only items of one value of an attribute are compared, `value`.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -22,54 +20,13 @@ from rich.progress import Progress
 
 from infogan.errors import UserError
 from infogan.files import naming, write_atomically
-from retrieval.attributes import literal
 from retrieval.generation import Generation
 from retrieval.index import Index
 from retrieval.knn import Vectors, search
+from retrieval.neighbour_lists import NONE, Job, Lists, load_part, read_table, save_part, write_table
 from retrieval.spreading import spread
 
 _QUERIES = 1024  # what an interruption may cost
-_NONE = -1  # where an item has fewer neighbours
-
-
-@dataclass(frozen=True)
-class Job:
-    """What was asked, of which generation of which index."""
-
-    generation: int
-    extractor_sha256: str
-    k: int
-    group_by: str | None
-
-
-@dataclass
-class Lists:
-    """Neighbours, nearest first: `ids` is (n,) int64, ascending; `others` int64 and `distances` float64 are (n, k)."""
-
-    ids: np.ndarray
-    others: np.ndarray
-    distances: np.ndarray
-
-    @classmethod
-    def join(cls, parts: list[Lists], k: int) -> Lists:
-        ids = np.concatenate([np.empty(0, np.int64), *(part.ids for part in parts)])
-        others = np.concatenate([np.empty((0, k), np.int64), *(part.others for part in parts)])
-        distances = np.concatenate([np.empty((0, k)), *(part.distances for part in parts)])
-        order = np.argsort(ids)
-        return cls(ids[order], others[order], distances[order])
-
-    def of(self, ids: np.ndarray) -> Lists:
-        """Those of some of its items."""
-        rows = np.searchsorted(self.ids, ids)
-        return Lists(ids, self.others[rows], self.distances[rows])
-
-    def merged(self, more: Lists) -> Lists:
-        """With further neighbours of the same items."""
-        k = self.others.shape[1]
-        others = np.concatenate([self.others, more.others], 1)
-        distances = np.concatenate([self.distances, more.distances], 1)
-        order = np.lexsort((others, distances), axis=1)[:, :k]
-        return Lists(self.ids, np.take_along_axis(others, order, 1), np.take_along_axis(distances, order, 1))
 
 
 def neighbours(
@@ -106,14 +63,14 @@ def neighbours(
         lists = work.search("all", now.ids, now.ids)
         counts = {"searched": len(now.ids), "mended": 0}
     else:
-        before, former = _read(out, job, since)
+        before, former = read_table(out, job, since)
         new, kept = _changes(before, former, now.ids, values)
         gone_or_new = np.setdiff1d(now.ids, kept, assume_unique=True)
         lists = work.search("new", gone_or_new, now.ids)
         older = before.of(kept)
         lists = Lists.join([lists, older.merged(work.search("old", kept, new, older))], k)
         counts = {"searched": len(gone_or_new), "mended": len(kept)}
-    _write(out, lists, values, now, job)
+    write_table(out, lists, values, now, job)
     work.finish()
     return {"items": len(now), "generation": job.generation, **counts}
 
@@ -143,7 +100,7 @@ def _changes(
     kept = np.intersect1d(old, ids, assume_unique=True)
     new = np.setdiff1d(ids, kept, assume_unique=True)
     lists = before.of(kept)
-    whole = (np.isin(lists.others, kept) | (lists.others == _NONE)).all(axis=1)
+    whole = (np.isin(lists.others, kept) | (lists.others == NONE)).all(axis=1)
     return new, kept[whole]
 
 
@@ -181,7 +138,7 @@ class _Work:
         """
         stretches = list(self._stretches(queries))
         paths = [self.place / f"{name}-{number:06d}.npz" for number in range(len(stretches))]
-        parts = {number: part for number, path in enumerate(paths) if (part := _load(path)) is not None}
+        parts = {number: part for number, path in enumerate(paths) if (part := load_part(path)) is not None}
         missing = [number for number in range(len(stretches)) if number not in parts]
         asked = ([_Asked.of(group, ids, known) for group, ids in stretches[number]] for number in missing)
         searcher = partial(_Searcher, self.now, self.groups, gallery, self.k)
@@ -189,7 +146,7 @@ class _Work:
             task = progress.add_task("neighbours", total=len(stretches), completed=len(parts))
             for number, part in zip(missing, spread(searcher, asked, self.engine), strict=True):
                 parts[number] = part
-                _save(paths[number], part)
+                save_part(paths[number], part)
                 progress.advance(task)
         return Lists.join(list(parts.values()), self.k)
 
@@ -232,7 +189,7 @@ class _Searcher:
 
     def _searched(self, asked: _Asked, threads: int | None) -> Lists:
         ids = asked.ids
-        others = np.full((len(ids), self.k), _NONE, np.int64)
+        others = np.full((len(ids), self.k), NONE, np.int64)
         distances = np.full((len(ids), self.k), np.inf)
         found = search(self._parts(asked.group), self.now.vectors(ids), self.k + 1, threads, asked.within)
         for row, (far, near) in enumerate(found):
@@ -253,80 +210,3 @@ def _grouped(ids: np.ndarray, values: np.ndarray) -> list[np.ndarray]:
     order = np.argsort(texts, kind="stable")
     starts = np.flatnonzero(texts[order][1:] != texts[order][:-1]) + 1
     return np.split(ids[order], starts)
-
-
-def _save(path: Path, part: Lists) -> None:
-    temporary = path.with_suffix(".tmp.npz")
-    with naming(path):
-        np.savez(temporary, ids=part.ids, others=part.others, distances=part.distances)
-    temporary.replace(path)
-
-
-def _load(path: Path) -> Lists | None:
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return Lists(stored["ids"], stored["others"], stored["distances"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        return None  # not there, or cut short: it is searched again
-
-
-def _write(out: Path, lists: Lists, values: np.ndarray | None, now: Generation, job: Job) -> None:
-    import duckdb
-
-    rows, ranks = np.nonzero(lists.others != _NONE)
-    table = {
-        "id": lists.ids[rows],
-        "rank": ranks.astype(np.int32) + 1,
-        "neighbour": lists.others[rows, ranks],
-        "distance": lists.distances[rows, ranks],
-    }
-    if values is not None:
-        table["value"] = values[np.searchsorted(now.ids, table["id"])]
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    described = f"FORMAT parquet, KV_METADATA {{sole2vec: {literal(json.dumps(asdict(job)))}}}"
-    try:
-        with duckdb.connect() as connection:
-            connection.register("found", table)
-            connection.execute(f"COPY (FROM found) TO {literal(temporary)} ({described})")
-        temporary.replace(out)
-    except duckdb.Error as error:
-        raise UserError(f"{out}: {str(error).splitlines()[0]}; make room or choose another place") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _read(out: Path, job: Job, since: int) -> tuple[Lists, np.ndarray | None]:
-    """The lists in `out` and, where items were grouped, the value of each.
-
-    Raises:
-        UserError: it is not there, damaged, or of something else than is asked for.
-    """
-    import duckdb
-
-    if not out.is_file():
-        raise UserError(f"{out}: no such file; leave --since out for the first time")
-    try:
-        with duckdb.connect() as connection:
-            query = f"SELECT decode(value) FROM parquet_kv_metadata({literal(out)}) WHERE decode(key) = 'sole2vec'"
-            stored = connection.execute(query).fetchone()
-            if stored is None:
-                raise UserError(f"{out}: not a table of neighbours; leave --since out")
-            before = Job(**json.loads(stored[0]))
-            table = connection.execute(f"FROM read_parquet({literal(out)}) ORDER BY id, rank").fetchnumpy()
-    except (duckdb.Error, ValueError, TypeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{out}: damaged; leave --since out") from None
-    expected = Job(since, job.extractor_sha256, job.k, job.group_by)
-    for name, value in asdict(expected).items():
-        if getattr(before, name) != value:
-            there = f"{name} {getattr(before, name)}, not {value}"
-            raise UserError(f"{out}: holds neighbours of {there}; leave --since out, or name what it is of")
-    ids, first = np.unique(np.asarray(table["id"], np.int64), return_index=True)
-    lists = Lists(ids, np.full((len(ids), job.k), _NONE, np.int64), np.full((len(ids), job.k), np.inf))
-    rows, ranks = np.searchsorted(ids, table["id"]), np.asarray(table["rank"], np.int64) - 1
-    lists.others[rows, ranks], lists.distances[rows, ranks] = table["neighbour"], table["distance"]
-    if "value" not in table:
-        return lists, None
-    values: np.ndarray = np.ma.filled(np.ma.asarray(table["value"], dtype=object), None)
-    return lists, values[first]
