@@ -20,6 +20,7 @@ from infogan.errors import ArgumentParser, run_command
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000)
 UNITS = (("years", 365.25 * 86400), ("days", 86400), ("h", 3600), ("min", 60), ("s", 1), ("ms", 1e-3))
+PLURAL = "years", "days"
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def main() -> None:
         cells = [
             f"{items:,}",
             room(items * large["bytes"]),
-            room(items * 136),
+            room(items * 140),
             span(items / large["photos_per_second"]),
             span(share * large["adding"]),
             span(share * large["codes"]),
@@ -69,7 +70,7 @@ def room(count: float) -> str:
 
 def span(seconds: float) -> str:
     for unit, size in UNITS:
-        if seconds >= size:
+        if seconds >= size * (2 if unit in PLURAL else 1):
             return f"{seconds / size:.2g} {unit}" if seconds / size < 100 else f"{seconds / size:,.0f} {unit}"
     return f"{seconds * 1e3:.2g} ms"
 

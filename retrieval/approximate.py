@@ -139,7 +139,7 @@ def _candidates(
 
 
 class Approximate:
-    """The codes of an index at one moment, in memory: 136 bytes an item.
+    """The codes of an index at one moment, in memory: 140 bytes an item.
 
     Args:
         file, entry: what was written, and what the manifest says of it.
@@ -155,6 +155,9 @@ class Approximate:
         self._first_ids = np.array([part.ids[0] for part in self._parts], np.int64)
         self._ids = 1 + max((int(part.ids[-1]) for part in self._parts), default=0)
         self.probes, self.measured = int(entry["probes"]), int(entry["measured"])
+        self._rows = np.empty(self._ids, np.int32)  # in its part, by id
+        for part in self._parts:
+            self._rows[part.ids] = np.arange(len(part))
         live = np.zeros(self._ids, bool)
         for part in parts:
             live[part.searched_ids] = True
@@ -198,15 +201,16 @@ class Approximate:
         probes = self._probes(self._index.ntotal if only is None else len(only))
         found = _candidates(self._index, queries @ self._axes, k * self.measured, probes, allowed)
         owners, places = np.nonzero(found >= 0)
-        candidates = np.empty(len(owners), CANDIDATE)
         ids = found[owners, places]
-        candidates["query"], candidates["part"] = owners, np.searchsorted(self._first_ids, ids, "right") - 1
-        for number in np.unique(candidates["part"]):
-            mine, part = np.flatnonzero(candidates["part"] == number), self._parts[number]
-            candidates["place"][mine] = np.searchsorted(part.ids, ids[mine])
-            for some in np.array_split(mine, -(-len(mine) // _AT_ONCE)):
+        candidates = np.empty(len(ids), CANDIDATE)
+        candidates["query"], candidates["place"] = owners, self._rows[ids]
+        candidates["part"] = np.searchsorted(self._first_ids, ids, "right") - 1
+        for number, part in enumerate(self._parts):
+            mine = np.flatnonzero(candidates["part"] == number)
+            for start in range(0, len(mine), _AT_ONCE):
+                some = mine[start : start + _AT_ONCE]
                 rows = candidates["place"][some]
-                products = np.einsum("ij,ij->i", part.vectors[rows], queries[owners[some]])
+                products = np.vecdot(part.vectors[rows], queries[owners[some]])
                 candidates["score"][some] = products - part.half_squares[rows]
         return measured(self._parts, pruned(self._parts, candidates, queries, k), queries, k)
 
