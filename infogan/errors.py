@@ -23,6 +23,7 @@ _EXTRAS = {
     **dict.fromkeys(("onnx", "onnxscript", "yaml"), "train"),
     "threadpoolctl": "cpu",
     "duckdb": "attributes",
+    **dict.fromkeys(("fastapi", "uvicorn", "uvloop", "httptools", "python_multipart", "prometheus_client"), "serve"),
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from infogan.errors import UserError
+from infogan.sources import read_again
 from retrieval.attributes import Attributes
 from retrieval.knn import Vectors
 from retrieval.segments import MissingSegment, Place, Rows, Segment, file_problem
@@ -118,6 +119,12 @@ class Generation:
         last = int(np.searchsorted(self._first_ids, item, "right")) - 1
         segment = self.segments[last]
         return segment.place(int(np.searchsorted(segment.ids, item)))
+
+    def photo(self, item: int) -> bytes | None:
+        """The file of an item; None: it is gone, or another one by now."""
+        root, path = self.place(item)
+        segment = next(segment for segment in reversed(self.segments) if segment.ids[0] <= item)
+        return read_again(root, path, segment.items["sha256"][np.searchsorted(segment.ids, item)].tobytes())
 
     def live(self) -> Iterator[tuple[Segment, np.ndarray]]:
         """Each segment with the rows of it that are not removed."""
