@@ -263,7 +263,7 @@ def _page(app: FastAPI, service: Service) -> None:
 
     @app.get("/", include_in_schema=False)
     async def index() -> Response:
-        content = page.substitute(key="true" if service.key else "false", fit="pad")
+        content = page.substitute(key="true" if service.key else "false")
         return Response(content, media_type="text/html; charset=utf-8", headers={"cache-control": "no-cache"})
 
     @app.get("/static/{name}", include_in_schema=False)
