@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 from collections import OrderedDict
@@ -18,9 +19,10 @@ from starlette.exceptions import HTTPException
 
 from retrieval.manifest import NAME
 from retrieval.service import answers
-from retrieval.service.engine import Browse, Drawing, Search
+from retrieval.service.engine import Browse, Drawing, Search, Shown
 from retrieval.service.filters import Filters, Selection
 from retrieval.service.guard import COOKIE, Guard, Rate, problem, ticket
+from retrieval.service.layout import Layout
 from retrieval.service.metrics import Metrics
 from retrieval.service.refusal import Refusal
 from retrieval.service.uploads import DEFAULT, LARGEST, MAX_BYTES, MOST, Arriving, Upload
@@ -69,13 +71,28 @@ class Service:
     def __init__(self, directory: Path, workers: int = 2, key: str | None = None, rate: float | None = None) -> None:
         self.directory, self.key = directory, key
         self.workers = Workers(directory, workers)
-        self.start, self.stop = self.workers.start, self.workers.stop
         self.arriving, self.metrics = Arriving(), Metrics()
         self._thumbnails: OrderedDict[int, bytes] = OrderedDict()
         self._kept, self._stamp = 0, (0, 0)
+        self._layout: asyncio.Future[Layout] | None = None
         self.metrics.waiting.set_function(lambda: self.workers.waiting)
         self.metrics.arriving.set_function(lambda: self.arriving.bytes)
         self.app = Guard(_routes(self), self.metrics, key, Rate(rate) if rate else None)
+
+    async def start(self) -> None:
+        """Start the workers, and have them draw the map.
+
+        Raises:
+            UserError: the index cannot be opened.
+        """
+        await self.workers.start()
+        self._forget()
+        self._layout = asyncio.ensure_future(self.workers.ask("layout"))
+
+    async def stop(self) -> None:
+        if self._layout is not None:
+            self._layout.cancel()
+        await self.workers.stop()
 
     async def uploaded(self, request: Request, method: str) -> Any:
         """What the engine makes of a form."""
@@ -85,8 +102,8 @@ class Service:
         finally:
             self.arriving.done(len(body))
 
-    async def thumbnail(self, item: int) -> bytes:
-        """Of an item that is in the index now."""
+    def _forget(self) -> None:
+        """What was kept of an index that has changed since."""
         try:
             found = (self.directory / NAME).stat()
             stamp = found.st_mtime_ns, found.st_ino
@@ -94,7 +111,18 @@ class Service:
             stamp = (0, 0)
         if stamp != self._stamp:
             self._thumbnails.clear()
-            self._kept, self._stamp = 0, stamp
+            self._kept, self._stamp, self._layout = 0, stamp, None
+
+    async def layout(self) -> Layout:
+        """The map, which is made once for each generation; whoever comes meanwhile waits for the same one."""
+        self._forget()
+        if self._layout is None or (self._layout.done() and (self._layout.cancelled() or self._layout.exception())):
+            self._layout = asyncio.ensure_future(self.workers.ask("layout"))
+        return await asyncio.shield(self._layout)
+
+    async def thumbnail(self, item: int) -> bytes:
+        """Of an item that is in the index now."""
+        self._forget()
         if item in self._thumbnails:
             self._thumbnails.move_to_end(item)
             return self._thumbnails[item]
@@ -136,6 +164,7 @@ _PROBLEMS = {
     415: "Not an image, or not a form",
     422: "Understood, and not possible",
     429: "Too many requests",
+    431: "The request's line or headers are too long",
     503: "Too much to do; try again",
 }
 
@@ -217,7 +246,8 @@ def _looking(app: FastAPI, service: Service) -> None:
     @app.get("/map", response_model=answers.Map)
     async def map(filters: Text = None) -> Response:
         """Where items lie in the plane of the two strongest principal axes of their features."""
-        return _json(await service.workers.ask("map", Selection.parse(filters)))
+        shown = Shown(await service.layout(), Selection.parse(filters))
+        return Response(await service.workers.ask("map", shown), media_type="application/json")
 
     @app.get("/about", response_model=answers.About)
     async def about() -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -66,6 +67,14 @@ class Drawing:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """The part of a map that is selected."""
+
+    layout: Layout
+    selection: Selection
+
+
+@dataclass(frozen=True)
 class Browse:
     """Some items, at most `k`, of those that are selected."""
 
@@ -105,7 +114,6 @@ class Engine:
         self.index = Index(directory, threads=1)  # there is a worker for every core
         self.extractor = self.index.extractor
         self.generator = Generator(self.extractor.directory) if GENERATOR in self.extractor.files() else None
-        self._layout: Layout | None = None
 
     def status(self) -> dict[str, Any]:
         """What there is, and what can be done with it."""
@@ -220,13 +228,14 @@ class Engine:
         """How many items there would be with each value, other attributes being filtered as they are."""
         return facets.facets(self.index.newest(), selection)
 
-    def map(self, selection: Selection) -> dict[str, Any]:
-        """Where the selected items lie on the map, and what its clusters are."""
-        now = self.index.newest()
-        if self._layout is None or self._layout.generation != now.manifest["generation"]:
-            self._layout = lay_out(now)
-        chosen = None if not selection.conditions else facets.selected(now, selection)
-        return self._layout.shown(chosen)
+    def layout(self) -> Layout:
+        """The map of what the index holds now."""
+        return lay_out(self.index.newest())
+
+    def map(self, asked: Shown) -> bytes:
+        """Where the selected items lie on a map, and what its clusters are, as JSON."""
+        chosen = facets.selected(self.index.newest(), asked.selection) if asked.selection.conditions else None
+        return json.dumps(asked.layout.shown(chosen)).encode()
 
     def why(self, upload: Upload) -> dict[str, Any]:
         """Which regions of a query and of an item make them alike."""

@@ -16,6 +16,7 @@ MOST_ITEMS = 20_000  # of a larger catalogue, as many from all over it
 _AXES = 24  # that clusters are made along
 _CLUSTERS = 12
 _ROUNDS = 25
+_RIM = 0.03  # beyond where all but the farthest half percent are
 _LEAST_SHARE = 0.35  # of a cluster that has the value it is named after
 _NAMING_VALUES = 200
 
@@ -54,7 +55,7 @@ def lay_out(now: Generation) -> Layout:
     clusters = k_means(components, min(_CLUSTERS, len(ids)))
     plane = components[:, :2]
     low, high = (np.percentile(plane, q, axis=0) if len(ids) else np.zeros(2) for q in (0.5, 99.5))
-    places = np.clip((plane - low) / np.maximum(high - low, 1e-9), -0.03, 1.03) / 1.06 + 0.03
+    places = np.clip(((plane - low) / np.maximum(high - low, 1e-9) + _RIM) / (1 + 2 * _RIM), 0, 1)
     return Layout(now.manifest["generation"], ids, places, clusters, _names(now, ids, clusters))
 
 

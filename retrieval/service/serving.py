@@ -136,8 +136,8 @@ async def _serve(service: Service, bound: socket.socket, ready: Callable[[], Non
         limit_concurrency=_CONNECTIONS,
         timeout_graceful_shutdown=_DRAIN_SECONDS,
     )
-    await service.start()
     try:
+        await service.start()
         await Server(config, ready).serve(sockets=[bound])
     finally:
         await service.stop()

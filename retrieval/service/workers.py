@@ -51,15 +51,12 @@ class Workers:
     Args:
         directory: of the index.
         count: how many; each works on one core.
-
-    Attributes:
-        batches: sizes of batches of searches, for whoever counts them; called with each.
     """
 
     def __init__(self, directory: Path, count: int) -> None:
         self.directory, self.count = directory, count
         self._waiting: deque[Job] = deque()
-        self._busy = 0
+        self._busy = self._dead = 0
         self._arrived = asyncio.Condition()
         self._threads = ThreadPoolExecutor(count, "worker")
         self._processes: list[_Process] = []
@@ -71,7 +68,8 @@ class Workers:
 
     @property
     def ready(self) -> bool:
-        return bool(self._tasks) and not any(task.done() for task in self._tasks)
+        """Whether there is a worker that can answer."""
+        return self._dead < len(self._tasks)
 
     async def start(self) -> None:
         """Start the processes; returns when all of them have opened the index.
@@ -122,13 +120,26 @@ class Workers:
                 replies = await loop.run_in_executor(self._threads, process.exchange, work)
             except (EOFError, OSError, TimeoutError) as error:
                 log.error("a worker has died (%s) with %d at work; another takes its place", error, len(batch))
-                await loop.run_in_executor(self._threads, process.open)
+                await self._replace(process)
                 self._bury(batch)
                 continue
             finally:
                 self._busy -= 1
             for job, reply in zip(batch, replies, strict=True):
                 _settle(job.future, reply)
+
+    async def _replace(self, process: _Process) -> None:
+        """Start another in the place of one that has died, however often that takes."""
+        self._dead += 1
+        while True:
+            try:
+                await asyncio.get_running_loop().run_in_executor(self._threads, process.open)
+            except (UserError, RuntimeError, TimeoutError) as error:
+                log.error("a worker does not start: %s", error)
+                await asyncio.sleep(1)
+            else:
+                self._dead -= 1
+                return
 
     def _taken(self) -> list[Job]:
         """The first that waits and, if it is a search, a fair share of the others."""
