@@ -277,12 +277,13 @@ def _watching(app: FastAPI, service: Service) -> None:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
     @app.post("/session", status_code=204, response_class=Response)
-    async def session(shown: Key) -> Response:
+    async def session(shown: Key, request: Request) -> Response:
         """Change the key for a cookie, so that the page can load pictures."""
         if not service.key or not hmac.compare_digest(ticket(shown.key), ticket(service.key)):
             raise Refusal(401, "this is not the key")
         answer = Response(status_code=204)
-        answer.set_cookie(COOKIE, ticket(service.key), httponly=True, samesite="strict", max_age=7 * 86400)
+        secure = request.url.scheme == "https"  # as the proxy says
+        answer.set_cookie(COOKIE, ticket(service.key), 7 * 86400, secure=secure, httponly=True, samesite="strict")
         return answer
 
 

@@ -46,19 +46,22 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Rate:
-    """A token bucket for each client: `per_second` requests, and ten seconds' worth of them at once."""
+    """A token bucket for each client: `per_second` requests, and ten seconds' worth of them at once.
+
+    A photo of an item counts a tenth: a page shows many.
+    """
 
     def __init__(self, per_second: float) -> None:
         self.per_second, self.most = per_second, max(1.0, 10 * per_second)
         self._clients: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def admits(self, client: str, now: float) -> bool:
+    def admits(self, client: str, now: float, cost: float = 1.0) -> bool:
         tokens, then = self._clients.pop(client, (self.most, now))
         tokens = min(self.most, tokens + (now - then) * self.per_second)
-        self._clients[client] = (tokens - 1 if tokens >= 1 else tokens), now
+        self._clients[client] = (tokens - cost if tokens >= cost else tokens), now
         if len(self._clients) > _CLIENTS:
             self._clients.popitem(last=False)
-        return tokens >= 1
+        return tokens >= cost
 
 
 @dataclass
@@ -117,7 +120,8 @@ class Guard:
         path, headers = scope["path"], {name: value for name, value in scope["headers"] if name in _LOOKED_AT}
         probe = path in ("/healthz", "/readyz")
         client = scope["client"][0] if scope.get("client") else ""
-        if self.rate and not probe and not self.rate.admits(client, time.monotonic()):
+        cost = 0.1 if path.startswith(("/photos/", "/static/")) else 1.0
+        if self.rate and not probe and not self.rate.admits(client, time.monotonic(), cost):
             raise Refusal(429, "too many requests; try again in a second")
         if scope["method"] == "POST" and headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site"):
             raise Refusal(403, "another site's page may not ask")

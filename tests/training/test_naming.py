@@ -1,4 +1,4 @@
-"""The generator in an extractor's directory: what it draws, what its codes are called, and that all else stays the same."""
+"""The generator in an extractor's directory: what it draws, what its codes are called, and that all else stays."""
 
 from __future__ import annotations
 
