@@ -14,13 +14,12 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Query, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from retrieval.manifest import NAME
-from retrieval.service import answers
+from retrieval.service import messages
 from retrieval.service.engine import Browse, Drawing, Search, Shown
-from retrieval.service.filters import Filters, Selection
+from retrieval.service.filters import Selection
 from retrieval.service.guard import COOKIE, Guard, Rate, problem, ticket
 from retrieval.service.layout import Layout
 from retrieval.service.metrics import Metrics
@@ -30,33 +29,11 @@ from retrieval.service.workers import Workers
 
 _KEPT = 64 << 20  # bytes of thumbnails
 _PAGE = {"page.css": "text/css", "icon.svg": "image/svg+xml"}
-_PAGE |= dict.fromkeys(("page.js", "crop.js", "map.js"), "text/javascript")
+_PAGE |= dict.fromkeys(("page.js", "api.js", "crop.js", "facets.js", "map.js", "why.js"), "text/javascript")
 
 Id = Annotated[int, PathParameter(ge=0, le=LARGEST)]
 Text = Annotated[str | None, Query(max_length=20_000, description="Filters, as JSON")]
 Count = Annotated[int, Query(ge=1, le=MOST)]
-
-
-class ById(BaseModel):
-    """More like an item."""
-
-    id: int = Field(ge=0, le=LARGEST)
-    k: int = Field(DEFAULT, ge=1, le=MOST)
-    filters: Filters = Field(default_factory=dict)
-
-
-class Drawn(BaseModel):
-    """A shoe to be drawn and looked for."""
-
-    seed: int = Field(ge=0, lt=2**32)
-    codes: list[Annotated[float, Field(ge=-1, le=1)]] = Field(max_length=100)
-    category: int = Field(0, ge=0, lt=1000)
-    k: int = Field(DEFAULT, ge=1, le=MOST)
-    filters: Filters = Field(default_factory=dict)
-
-
-class Key(BaseModel):
-    key: str = Field(max_length=200)
 
 
 class Service:
@@ -142,7 +119,7 @@ def _routes(service: Service) -> FastAPI:
         version="1",
         docs_url=None,  # they come from elsewhere, and this page asks nobody else
         redoc_url=None,
-        responses={status: answers.problem(text) for status, text in _PROBLEMS.items()},
+        responses={status: messages.problem(text) for status, text in _PROBLEMS.items()},
     )
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _refused)
@@ -191,18 +168,18 @@ def _searching(app: FastAPI, service: Service) -> None:
         "seen": {"type": "string", "description": "anything: the answer shows the photo as the network sees it"},
     }
 
-    @app.post("/search", response_model=answers.Results, openapi_extra=_form(["photo"], **fields))
+    @app.post("/search", response_model=messages.Results, openapi_extra=_form(["photo"], **fields))
     async def search(request: Request) -> Response:
         """The items that look most like a photo, nearest first."""
         return _json(await service.uploaded(request, "search"))
 
-    @app.post("/search/by-id", response_model=answers.Results)
-    async def by_id(query: ById) -> Response:
+    @app.post("/search/by-id", response_model=messages.Results)
+    async def by_id(query: messages.ById) -> Response:
         """The items that look most like an item; it is not among them."""
         return _json(await service.workers.ask("search", Search(query.k, Selection.of(query.filters), item=query.id)))
 
-    @app.post("/draw", response_model=answers.Results)
-    async def draw(drawn: Drawn) -> Response:
+    @app.post("/draw", response_model=messages.Results)
+    async def draw(drawn: messages.Drawn) -> Response:
         """Draw a shoe, and find the items that look most like it. `seen` is the drawing."""
         drawing = Drawing(drawn.seed, tuple(drawn.codes), drawn.category)
         query = Search(drawn.k, Selection.of(drawn.filters), drawn=drawing, seen=True)
@@ -214,19 +191,19 @@ def _searching(app: FastAPI, service: Service) -> None:
         "query": {**_ID, "description": "an item, instead of a photo"},
     }
 
-    @app.post("/why", response_model=answers.Why, openapi_extra=_form(["id"], **why_fields))
+    @app.post("/why", response_model=messages.Why, openapi_extra=_form(["id"], **why_fields))
     async def why(request: Request) -> Response:
         """Which regions of a photo, or of an item `query`, and of the item `id` make the two alike."""
         return _json(await service.uploaded(request, "why"))
 
 
 def _looking(app: FastAPI, service: Service) -> None:
-    @app.get("/items/{id}", response_model=answers.Item)
+    @app.get("/items/{id}", response_model=messages.Item)
     async def item(id: Id) -> Response:
         """What is known of an item."""
         return _json(await service.workers.ask("item", id))
 
-    @app.get("/items", response_model=answers.Items)
+    @app.get("/items", response_model=messages.Items)
     async def items(filters: Text = None, k: Count = 24) -> Response:
         """Some items from all over the catalogue."""
         return _json(await service.workers.ask("items", Browse(Selection.parse(filters), k)))
@@ -238,30 +215,30 @@ def _looking(app: FastAPI, service: Service) -> None:
         # An id is never given to another photo.
         return Response(content, media_type="image/jpeg", headers={"cache-control": "private, max-age=86400"})
 
-    @app.get("/facets", response_model=answers.Facets)
+    @app.get("/facets", response_model=messages.Facets)
     async def facets(filters: Text = None) -> Response:
         """What items can be filtered by, and how many there would be."""
         return _json(await service.workers.ask("facets", Selection.parse(filters)))
 
-    @app.get("/map", response_model=answers.Map)
+    @app.get("/map", response_model=messages.Map)
     async def map(filters: Text = None) -> Response:
         """Where items lie in the plane of the two strongest principal axes of their features."""
         shown = Shown(await service.layout(), Selection.parse(filters))
         return Response(await service.workers.ask("map", shown), media_type="application/json")
 
-    @app.get("/about", response_model=answers.About)
+    @app.get("/about", response_model=messages.About)
     async def about() -> Response:
         """How many items there are, and what a drawn shoe is made of."""
         return _json(await service.workers.ask("status"))
 
 
 def _watching(app: FastAPI, service: Service) -> None:
-    @app.get("/healthz", response_model=answers.Health)
+    @app.get("/healthz", response_model=messages.Health)
     async def healthz() -> Response:
         """Whether the process is alive."""
         return _json({"status": "alive"})
 
-    @app.get("/readyz", response_model=answers.Health)
+    @app.get("/readyz", response_model=messages.Health)
     async def readyz() -> Response:
         """Whether it can answer."""
         if not service.workers.ready:
@@ -277,7 +254,7 @@ def _watching(app: FastAPI, service: Service) -> None:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
     @app.post("/session", status_code=204, response_class=Response)
-    async def session(shown: Key, request: Request) -> Response:
+    async def session(shown: messages.Key, request: Request) -> Response:
         """Change the key for a cookie, so that the page can load pictures."""
         if not service.key or not hmac.compare_digest(ticket(shown.key), ticket(service.key)):
             raise Refusal(401, "this is not the key")

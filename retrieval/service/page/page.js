@@ -1,52 +1,27 @@
 // The page: what is looked for, by which filters, and what was found. It speaks to its own server only.
 
+import { ask, find, make, number, plain } from "./api.js";
 import { cropper } from "./crop.js";
+import { filtering } from "./facets.js";
 import { colour, plane } from "./map.js";
+import { explain } from "./why.js";
 
 const FIRST = 5;
 const MORE = 20;
 const MOST = 100;
 const LARGEST = 16 * 2 ** 20; // bytes; what the server takes
-const FEW = 6; // values of a filter that are shown at first
-const find = (selector) => document.querySelector(selector);
-const number = (value) => value.toLocaleString("en");
 
 let view = "photo";
 let query = null; // {photo: File or Blob, cropped?} or {item: id}; on the Draw view, what the sliders say
 let k = FIRST;
-let filters = {}; // name → [values] or {min, max}
 let about = { items: 0, draws: false, codes: [], categories: 0 };
 let seed = 1;
 let turn = 0; // answers to older questions are dropped
 
 const crop = cropper(find("#crop"), () => soon(look));
 const map = plane(find("#plane"), showPoint);
+const filters = filtering(refresh);
 const dark = matchMedia("(prefers-color-scheme: dark)");
-
-// ---- speaking to the server
-
-async function ask(path, { json, form } = {}) {
-  const options = {};
-  if (json) Object.assign(options, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(json) });
-  if (form) {
-    const body = new FormData();
-    for (const [name, value] of Object.entries(form)) body.append(name, value);
-    Object.assign(options, { method: "POST", body });
-  }
-  const answer = await fetch(path, options).catch(() => {
-    throw new Error("The service does not answer. Is it still running?");
-  });
-  if (answer.ok) return answer.status === 204 ? null : answer.json();
-  const problem = await answer.json().catch(() => ({ detail: answer.statusText }));
-  if (answer.status === 401 && path !== "session") askForKey();
-  throw Object.assign(new Error(problem.detail), { status: answer.status });
-}
-
-const filtered = (path, more = {}) => {
-  const words = new URLSearchParams(more);
-  if (Object.keys(filters).length) words.set("filters", JSON.stringify(filters));
-  return words.size ? `${path}?${words}` : path;
-};
 
 // ---- one thing at a time, and the newest last
 
@@ -84,10 +59,10 @@ async function look() {
 }
 
 async function answer() {
-  if (view === "draw") return ask("draw", { json: { ...drawing(), k, filters } });
-  if (query?.item !== undefined) return ask("search/by-id", { json: { id: query.item, k, filters } });
-  if (query) return ask("search", { form: { photo: await photo(), k, filters: JSON.stringify(filters), seen: "yes" } });
-  return ask(filtered("items", { k: 24 }));
+  if (view === "draw") return ask("draw", { json: { ...drawing(), k, filters: filters.now() } });
+  if (query?.item !== undefined) return ask("search/by-id", { json: { id: query.item, k, filters: filters.now() } });
+  if (query) return ask("search", { form: { photo: await photo(), k, filters: JSON.stringify(filters.now()), seen: "yes" } });
+  return ask(filters.path("items", { k: 24 }));
 }
 
 /** What is compared: the file as it is, or what is in the frame. */
@@ -102,14 +77,14 @@ function show(found, milliseconds) {
   const among = found.count ?? about.items;
   find("#status").textContent = asked
     ? `${hits.length} of ${number(about.items)}, in ${milliseconds.toFixed(0)} ms`
-    : `${number(among)} ${among === 1 ? "shoe" : "shoes"}${Object.keys(filters).length ? " meet the filters" : ""}`;
+    : `${number(among)} ${among === 1 ? "shoe" : "shoes"}${filters.any() ? " meet the filters" : ""}`;
   if (found.seen && view === "draw") find("#drawn").src = found.seen;
   else if (found.seen) Object.assign(find("#seen"), { src: found.seen, hidden: false });
   find("#whole").hidden = !query?.bitmap || crop.whole();
   const list = find("#hits");
   list.replaceChildren(...hits.map((hit) => card(hit, asked)));
   if (!hits.length) {
-    const words = Object.keys(filters).length ? "Nothing meets all of these filters. Take one away." : "The catalogue is empty.";
+    const words = filters.any() ? "Nothing meets all of these filters. Take one away." : "The catalogue is empty.";
     list.append(Object.assign(document.createElement("li"), { className: "nothing", textContent: words }));
   }
   find("#more").hidden = !asked || hits.length < k || k >= MOST;
@@ -131,18 +106,14 @@ function fail(error) {
   }
 }
 
-function make(tag, text = "", properties = {}) {
-  return Object.assign(document.createElement(tag), { textContent: text, ...properties });
-}
-
 // ---- cards
 
 /** What an item is called, and what else is known of it. */
 function words({ path, attributes }) {
   const known = Object.entries(attributes).filter(([, value]) => value !== null && value !== "");
   const texts = known.filter(([, value]) => typeof value === "string" && value.length < 60).map(([, value]) => value);
-  const others = known.filter(([, value]) => typeof value === "number").map(([name, value]) => `${name.replaceAll("_", " ")} ${number(value)}`);
-  const flags = known.filter(([, value]) => value === true).map(([name]) => name.replaceAll("_", " "));
+  const others = known.filter(([, value]) => typeof value === "number").map(([name, value]) => `${plain(name)} ${number(value)}`);
+  const flags = known.filter(([, value]) => value === true).map(([name]) => plain(name));
   const title = texts.pop() ?? path.split("/").pop().replace(/\.\w+$/, "");
   return { title, rest: [...texts.slice(-2), ...others.slice(0, 2), ...flags.slice(0, 1)].join(" · ") };
 }
@@ -166,7 +137,7 @@ function card(hit, asked) {
   if (asked) {
     const why = make("button", "Why?", { type: "button", className: "link why" });
     why.setAttribute("aria-label", `Why ${title}?`);
-    why.addEventListener("click", () => explain(hit.id));
+    why.addEventListener("click", () => explain(() => pair(hit.id)));
     actions.append(why);
   }
   item.append(frame, text, actions);
@@ -268,102 +239,21 @@ find("#surprise").addEventListener("click", () => {
   soon(look);
 });
 
-// ---- filters
-
-let facetTurn = 0;
-async function loadFacets() {
-  const mine = ++facetTurn;
-  const found = await ask(filtered("facets")).catch(() => null);
-  if (!found || mine !== facetTurn) return;
-  find("#filters").hidden = !found.facets.length;
-  find("#clear").hidden = !Object.keys(filters).length;
-  for (const facet of found.facets) {
-    const name = `facet-${facet.name}`;
-    let field = document.getElementById(name);
-    if (!field) {
-      field = make("fieldset", "", { id: name });
-      field.append(make("legend", facet.name.replaceAll("_", " ")));
-      find("#facets").append(field);
-      if (facet.kind === "range") addRange(field, facet);
-      else field.append(make("div", "", { className: "values" }));
-    }
-    if (facet.kind === "values") showValues(field, facet);
-  }
-}
-
-function addRange(field, { name, min, max }) {
-  const row = make("div", "", { className: "range" });
-  for (const [end, bound] of [["min", min], ["max", max]]) {
-    const input = make("input", "", { type: "number", min: Math.floor(min), max: Math.ceil(max), step: "any", placeholder: number(bound) });
-    input.setAttribute("aria-label", `${name}, ${end === "min" ? "least" : "most"}`);
-    input.addEventListener("change", () => {
-      const { [name]: before = {}, ...others } = filters;
-      const range = { ...before, [end]: input.value === "" ? null : Number(input.value) };
-      filters = range.min == null && range.max == null ? others : { ...others, [name]: range };
-      refresh();
-    });
-    row.append(...(end === "max" ? [make("span", "to", { className: "small" })] : []), input);
-  }
-  field.append(row);
-}
-
-/** The values of a facet, in the order in which they first came: they do not jump about while counts change. */
-function showValues(field, { name, values }) {
-  const box = field.querySelector(".values");
-  const counts = new Map(values.map(({ value, count }) => [value, count]));
-  for (const label of box.children) {
-    const count = counts.get(label.dataset.value) ?? 0;
-    label.querySelector("b").textContent = number(count);
-    label.querySelector("input").checked = filters[name]?.includes(label.dataset.value) ?? false;
-    counts.delete(label.dataset.value);
-  }
-  for (const [value, count] of counts) box.append(choice(name, value, count));
-  const labels = [...box.children];
-  if (labels.length > FEW + 2 && !field.querySelector(".link")) {
-    const more = make("button", `All ${labels.length}`, { type: "button", className: "link" });
-    more.addEventListener("click", () => {
-      field.classList.add("every");
-      more.remove();
-      fold();
-    });
-    field.append(more);
-  }
-  const fold = () => {
-    labels.forEach((label, i) => {
-      label.hidden = labels.length > FEW + 2 && !field.classList.contains("every") && i >= FEW && !label.querySelector("input").checked;
-    });
-  };
-  fold();
-}
-
-function choice(name, value, count) {
-  const label = make("label");
-  label.dataset.value = value;
-  const box = make("input", "", { type: "checkbox" });
-  box.checked = filters[name]?.includes(value) ?? false;
-  box.addEventListener("change", () => {
-    const { [name]: before = [], ...others } = filters;
-    const chosen = box.checked ? [...before, value] : before.filter((other) => other !== value);
-    filters = chosen.length ? { ...others, [name]: chosen } : others;
-    refresh();
-  });
-  label.append(box, make("span", { true: "yes", false: "no" }[value] ?? value), make("b", number(count)));
-  return label;
-}
-
-find("#clear").addEventListener("click", () => {
-  filters = {};
-  for (const input of document.querySelectorAll("#facets input[type=number]")) input.value = "";
-  refresh();
-  find("#filters-title").closest("summary").focus();
-});
-if (matchMedia("(max-width: 56rem)").matches) find("#filters details").open = false; // results come first there
-find("#facets").addEventListener("submit", (event) => event.preventDefault());
-
 function refresh() {
-  loadFacets();
+  filters.load();
   if (view === "map") soon(loadMap);
   else soon(look);
+}
+
+/** What is looked for and what was found, to be explained. */
+async function pair(id) {
+  if (view === "draw") return { id, photo: decoded(find("#drawn").src) };
+  return query.item !== undefined ? { id, query: query.item } : { id, photo: await photo() };
+}
+
+/** The file in a data URL; the page's policy lets none be fetched. */
+function decoded(url) {
+  return new Blob([Uint8Array.from(atob(url.split(",")[1]), (letter) => letter.charCodeAt(0))], { type: "image/png" });
 }
 
 // ---- the map
@@ -376,7 +266,7 @@ async function loadMap() {
   find("#more").hidden = true;
   try {
     const fresh = await ask("map");
-    const chosen = Object.keys(filters).length ? await ask(filtered("map")) : null;
+    const chosen = filters.any() ? await ask(filters.path("map")) : null;
     if (view !== "map") return;
     every = fresh;
     fail(null);
@@ -416,59 +306,12 @@ find("#closer").addEventListener("click", () => map.zoom(1.6));
 find("#farther").addEventListener("click", () => map.zoom(1 / 1.6));
 find("#all").addEventListener("click", () => map.reset());
 
-// ---- why
-
-async function explain(id) {
-  const dialog = find("#why");
-  const [one, other] = [find("#why-query"), find("#why-result")];
-  for (const canvas of [one, other]) canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
-  find("#why-words").textContent = "Comparing…";
-  dialog.showModal();
-  try {
-    const form = { id };
-    if (view === "draw") form.photo = decoded(find("#drawn").src);
-    else if (query.item !== undefined) form.query = query.item;
-    else form.photo = await photo();
-    const found = await ask("why", { form });
-    await Promise.all([paint(one, found.query), paint(other, found.result)]);
-    find("#why-words").textContent =
-      "The likeness rests on what is lit: with that region hidden, the two would be farther apart. What is dark makes no difference, or sets them apart.";
-  } catch (error) {
-    find("#why-words").textContent = error.message;
-  }
-}
-
-/** The file in a data URL; the page's policy lets none be fetched. */
-function decoded(url) {
-  return new Blob([Uint8Array.from(atob(url.split(",")[1]), (letter) => letter.charCodeAt(0))], { type: "image/png" });
-}
-
-/** A photo that is dark where it does not count. */
-async function paint(canvas, { seen, regions }) {
-  const image = new Image();
-  image.src = seen;
-  await image.decode();
-  const grid = new ImageData(regions.length, regions.length);
-  regions.flat().forEach((heat, i) => grid.data.set([12, 34, 40, Math.round(205 * (1 - Math.sqrt(heat)))], 4 * i));
-  const small = document.createElement("canvas");
-  small.width = small.height = regions.length;
-  small.getContext("2d").putImageData(grid, 0, 0);
-  const context = canvas.getContext("2d");
-  context.imageSmoothingQuality = "high";
-  context.drawImage(image, 0, 0, canvas.width, canvas.height);
-  context.drawImage(small, 0, 0, canvas.width, canvas.height);
-}
-
-find("#why-close").addEventListener("click", () => find("#why").close());
-find("#why").addEventListener("click", (event) => {
-  if (event.target === find("#why")) find("#why").close();
-});
-
 // ---- the key
 
 function askForKey() {
   if (!find("#key").open) find("#key").showModal();
 }
+addEventListener("locked", askForKey);
 find("#key-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   try {
@@ -526,7 +369,7 @@ async function start() {
   find("#draw-link").hidden = !about.draws;
   if (!find("#codes").children.length) addSliders();
   enter();
-  loadFacets();
+  filters.load();
   if (view === "map") soon(loadMap);
   else soon(look);
 }

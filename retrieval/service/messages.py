@@ -1,12 +1,37 @@
-"""What the service answers, for its OpenAPI document."""
+"""What the service takes as JSON, and what it answers: its OpenAPI document is made from this."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
+
+from retrieval.service.filters import Filters
+from retrieval.service.uploads import DEFAULT, LARGEST, MOST
 
 Attribute = str | int | float | bool | None
+
+
+class ById(BaseModel):
+    """More like an item."""
+
+    id: int = Field(ge=0, le=LARGEST)
+    k: int = Field(DEFAULT, ge=1, le=MOST)
+    filters: Filters = Field(default_factory=dict)
+
+
+class Drawn(BaseModel):
+    """A shoe to be drawn and looked for."""
+
+    seed: int = Field(ge=0, lt=2**32)
+    codes: list[Annotated[float, Field(ge=-1, le=1)]] = Field(max_length=100)
+    category: int = Field(0, ge=0, lt=1000)
+    k: int = Field(DEFAULT, ge=1, le=MOST)
+    filters: Filters = Field(default_factory=dict)
+
+
+class Key(BaseModel):
+    key: str = Field(max_length=200)
 
 
 class Item(BaseModel):
