@@ -1,6 +1,6 @@
 """What a stranger may send: malformed uploads by the thousand, none of which may bring a service down.
 
-    python benchmarks/service_abuse.py INDEX PHOTOS… [--uploads 5000]
+    python -m benchmarks.service_abuse INDEX PHOTOS… [--uploads 5000]
 
 Starts `serve` on loopback and sends it truncated, bit-flipped and falsely named photos, decompression bombs, polyglots,
 broken forms, huge headers and requests that are cut off. Prints Markdown: the answers by kind and status, the longest

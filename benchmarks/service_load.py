@@ -1,6 +1,6 @@
 """How the service holds: many clients at once, on loopback.
 
-    python benchmarks/service_load.py INDEX PHOTOS… [--clients 100] [--seconds 60]
+    python -m benchmarks.service_load INDEX PHOTOS… [--clients 100] [--seconds 60]
 
 Measures, one after the other: the time until `serve` is ready; the first paint of its page, if there is a Chromium;
 how many photos the extractor and the search alone answer in a second, in as many processes and as large batches as the

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from infogan.errors import UserError
 from infogan.photo import PhotoError, fit_photo, open_rgb
 from retrieval.directory import GENERATOR
 from retrieval.generation import Generation
@@ -130,6 +131,12 @@ class Engine:
 
     def search(self, asked: Sequence[Search | Upload]) -> list[dict[str, Any] | Refusal]:
         """What each query finds, nearest first, or why it finds nothing: all are embedded and searched for at once."""
+        try:
+            return self._search(asked)
+        except UserError:  # the index has become another one in between, perhaps a smaller one
+            return self._search(asked)
+
+    def _search(self, asked: Sequence[Search | Upload]) -> list[dict[str, Any] | Refusal]:
         now = self.index.newest()
         answers: list[dict[str, Any] | Refusal] = [{"results": []} for _ in asked]
         queries, pixels, vectors = {}, {}, np.empty((len(asked), now.width), np.float32)

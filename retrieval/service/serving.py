@@ -118,12 +118,13 @@ def serve(directory: Path, host: str, port: int, rate: float | None, as_json: bo
         print(json.dumps({"url": url, "items": items}) if as_json else f"{items:,} items at {url}", flush=True)
 
     service = Service(directory, os.cpu_count() or 1, os.environ.get(KEY), rate)
-    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again when it has ended
-        signal.signal(number, lambda *_: None)
-    uvloop.run(_serve(service, bound, ready))
+    ends: list[int] = []
+    for sign in (signal.SIGINT, signal.SIGTERM):  # before uvicorn takes them, and when it raises them again at its end
+        signal.signal(sign, lambda number, _: ends.append(number))
+    uvloop.run(_serve(service, bound, ready, ends))
 
 
-async def _serve(service: Service, bound: socket.socket, ready: Callable[[], None]) -> None:
+async def _serve(service: Service, bound: socket.socket, ready: Callable[[], None], ends: list[int]) -> None:
     config = uvicorn.Config(
         service.app,
         http=Protocol,
@@ -138,7 +139,8 @@ async def _serve(service: Service, bound: socket.socket, ready: Callable[[], Non
     )
     try:
         await service.start()
-        await Server(config, ready).serve(sockets=[bound])
+        if not ends:
+            await Server(config, ready).serve(sockets=[bound])
     finally:
         await service.stop()
 
