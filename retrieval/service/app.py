@@ -222,7 +222,7 @@ def _looking(app: FastAPI, service: Service) -> None:
 
     @app.get("/map", response_model=messages.Map)
     async def map(filters: Text = None) -> Response:
-        """Where items lie in the plane of the two strongest principal axes of their features."""
+        """Where items lie on the map: alike ones together."""
         shown = Shown(await service.layout(), Selection.parse(filters))
         return Response(await service.workers.ask("map", shown), media_type="application/json")
 

@@ -26,7 +26,7 @@ log = logging.getLogger("retrieval.service")
 _SPAWN = multiprocessing.get_context("spawn")
 QUEUE = 512  # what waits beyond that is sent away
 BATCH = 64  # searches at once: from there on they are no quicker
-SECONDS = 60  # that work may take
+SECONDS = 120  # that work may take
 _STARTING = 60
 
 

@@ -23,7 +23,7 @@ from benchmarks.service_process import Running
 from infogan.photo import load_photo
 from retrieval.generator import Generator
 from retrieval.index import Index
-from retrieval.service.layout import k_means, principal
+from retrieval.service.layout import k_means, principal, unfold
 from retrieval.service.regions import agreement
 from tests.conftest import assert_user_error, command
 from tests.forks import gone, poll
@@ -122,6 +122,12 @@ def test_axes_and_clusters() -> None:
     assert np.bincount(clusters).tolist() == [30, 20, 9]
     components = principal(points.astype(np.float32), 2)
     centred = points - points.mean(0)
+    plane = unfold(np.tile(points, (3, 2)).astype(np.float32))  # every point is there three times
+    apart = np.linalg.norm(plane[:, None] - plane, axis=2)
+    own = np.tile(np.repeat([0, 1, 2], (9, 30, 20)), 3)
+    assert apart[own[:, None] == own].mean() < 0.5 * apart[own[:, None] != own].mean()
+    for count in (0, 1, 2):
+        assert np.isfinite(unfold(np.zeros((count, 6), np.float32))).all()
     values = np.linalg.svd(centred, compute_uv=False)
     np.testing.assert_allclose(np.linalg.norm(components, axis=0), values[:2], rtol=1e-4)
 
