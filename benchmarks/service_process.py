@@ -58,6 +58,11 @@ class Running:
             *(int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()),
         ]
 
+    def cpu(self) -> float:
+        """Seconds of a core that all its processes have used."""
+        fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in self.processes()]
+        return sum(int(one[11]) + int(one[12]) for one in fields) / os.sysconf("SC_CLK_TCK")
+
     def memory(self) -> float:
         """MB of all its processes that are no files' pages."""
         return sum(_anonymous(pid) for pid in self.processes())

@@ -7,6 +7,7 @@ idle for Python's lock, and a photo that brings a decoder down takes nothing els
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -28,6 +29,8 @@ QUEUE = 512  # what waits beyond that is sent away
 BATCH = 64  # searches at once: from there on they are no quicker
 SECONDS = 120  # that work may take
 _STARTING = 60
+_FULL = 0.8  # of the batch before: a worker waits for so many
+_PATIENCE = 0.3  # of the time that it took: but no longer
 
 
 @dataclass
@@ -102,19 +105,23 @@ class Workers:
         job = Job(method, argument, asyncio.get_running_loop().create_future())
         self._waiting.append(job)
         async with self._arrived:
-            self._arrived.notify()
+            self._arrived.notify_all()  # one alone might be a worker that still waits for more
         return await job.future
 
     async def _feed(self, process: _Process) -> None:
         """Give one worker what waits, again and again."""
         loop = asyncio.get_running_loop()
+        batch: list[Job] = []
+        seconds = 0.0
         while True:
+            await self._gathered(_FULL * len(batch), _PATIENCE * seconds)
             async with self._arrived:
                 await self._arrived.wait_for(lambda: self._waiting)
                 batch = self._taken()
             if not batch:
                 continue
             self._busy += 1
+            start = loop.time()
             try:
                 work = [(job.method, job.argument) for job in batch]
                 replies = await loop.run_in_executor(self._threads, process.exchange, work)
@@ -122,11 +129,28 @@ class Workers:
                 log.error("a worker has died (%s) with %d at work; another takes its place", error, len(batch))
                 await self._replace(process)
                 self._bury(batch)
+                batch = []
                 continue
             finally:
                 self._busy -= 1
+                seconds = loop.time() - start
             for job, reply in zip(batch, replies, strict=True):
                 _settle(job.future, reply)
+
+    async def _gathered(self, enough: float, seconds: float) -> None:
+        """Wait until as many jobs have come as were done together last, or nearly, but not for long.
+
+        Whoever gets an answer may have another question: with the first of these alone, a worker would read the whole
+        catalogue. Where there was no more than one, nothing is waited for.
+        """
+
+        async def come() -> None:
+            async with self._arrived:
+                await self._arrived.wait_for(lambda: len(self._waiting) >= enough)
+
+        if enough > 1:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(come(), seconds)
 
     async def _replace(self, process: _Process) -> None:
         """Start another in the place of one that has died, however often that takes."""
