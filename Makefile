@@ -5,13 +5,15 @@ READY  := .venv/ready-$(FAISS)
 # What the tests of examples/browser need; they are skipped where there is no npm.
 PAGE   := $(if $(shell command -v npm),examples/browser/node_modules/.ready)
 BIN    := .venv/bin
+# A Milvus server for tests, in an environment of its own: it needs faiss-cpu, which must not share ours.
+MILVUS := .venv/milvus-lite/bin/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: demo test check slow lock clean
 demo: $(READY)
 	$(BIN)/python demo.py
 
-test: check $(PAGE)
+test: check $(PAGE) $(MILVUS)
 	$(BIN)/python -m pytest -q -m "not slow and not gpu"
 
 check: $(READY)
@@ -35,6 +37,11 @@ $(READY): requirements/$(FAISS).txt pyproject.toml
 
 examples/browser/node_modules/.ready: examples/browser/package.json
 	-cd examples/browser && npm install --silent --no-package-lock --no-audit --no-fund && touch node_modules/.ready
+
+# What it serves is tested where it can be installed; elsewhere those tests are skipped.
+$(MILVUS): Makefile | $(READY)
+	-$(BIN)/uv venv -q --clear --python $(BIN)/python .venv/milvus-lite && \
+	  $(BIN)/uv pip install -q --python .venv/milvus-lite/bin/python milvus-lite==3.2.2 "pymilvus>=2.6,<4" && touch $@
 
 # Resolve the ranges of pyproject.toml anew; no host name enters the files.
 lock: $(READY)

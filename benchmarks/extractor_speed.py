@@ -10,7 +10,7 @@ B  The networks alone, one photo and 64; ours in every form.
 C  Ours against what this processor would take for their multiply-adds alone; batch sizes; file sizes.
 D  Ours with two threads against one, while another process keeps a core busy.
 
-The others are torchvision's without their last layer, prepared for as ImageNet's are, with the runtime settings that
+The others are torchvision's without their last layer, prepared for as it says they are, with the runtime settings that
 ours have; two threads share a call of theirs, while ours share out a batch. Their weights are random, and their batch
 norms set by noise so that numbers stay of usual size: speed depends on nothing else.
 
@@ -39,11 +39,12 @@ import numpy as np
 import onnxruntime as ort
 import torch
 from agreement import eager, stored_trunk
-from extractor_systems import BATCH, CROP, CROPS, Other, Ours, Rounds, Run, System, export_network, headless
+from extractor_systems import BATCH, Exported, Other, Ours, Run, export
 
 from infogan.errors import ArgumentParser, run_command
 from infogan.photo import SIZE
 from infogan.sources import PhotoFiles
+from retrieval.comparison.timing import Rounds, System
 from retrieval.directory import INT8, locate
 from training.networks import multiply_adds
 
@@ -71,11 +72,11 @@ def main() -> None:
     encoded = [files.read(int(i)) for i in np.linspace(0, len(files) - 1, BATCH)]
     ours = [load(arguments.extractors, threads, encoded) for threads in THREADS]
     with tempfile.TemporaryDirectory() as place:
-        paths = [export_network(name, arguments.cache or Path(place)) for name in arguments.systems]
-        costs = cost(ours[0], paths)
+        networks = [export(name, arguments.cache or Path(place)) for name in arguments.systems]
+        costs = cost(ours[0], networks)
         parts: dict[str, Rounds] = {}
         for threads, some in zip(THREADS, ours, strict=True):
-            parts |= measure(some, paths, threads, encoded, arguments.rounds)
+            parts |= measure(some, networks, threads, encoded, arguments.rounds)
     parts["sizes"] = batch_sizes(ours[0], arguments.rounds)
     parts["loaded"] = under_load(ours[0], ours[1], arguments.rounds)
     names = [one.name for one in ours[0]]
@@ -94,10 +95,12 @@ def load(names: list[str], threads: int, encoded: list[bytes]) -> list[Ours]:
     return [Ours(name, int8, threads, encoded) for name, int8 in kinds]
 
 
-def measure(ours: list[Ours], paths: list[Path], threads: int, encoded: list[bytes], rounds: int) -> dict[str, Rounds]:
+def measure(
+    ours: list[Ours], networks: list[Exported], threads: int, encoded: list[bytes], rounds: int
+) -> dict[str, Rounds]:
     """Parts A and B with so many threads."""
     torch.set_num_threads(threads)
-    others = [Other(path, threads, encoded) for path in paths]
+    others = [Other(network, threads, encoded) for network in networks]
     whole = Rounds([one.whole() for one in ours], [other.whole() for other in others], rounds)
     batches = [other.batch(whole.ms(other.name), rounds) for other in others]
     parts = {f"whole {threads}": whole, f"{BATCH} {threads}": Rounds([one.batch() for one in ours], batches, rounds)}
@@ -137,15 +140,12 @@ def _product(side: int) -> System:
     return System(f"product {side}", {"network": lambda _: torch.mm(first, second, out=result)})
 
 
-def cost(ours: list[Ours], paths: list[Path]) -> dict[str, dict[str, float]]:
+def cost(ours: list[Ours], networks: list[Exported]) -> dict[str, dict[str, float]]:
     """Multiply-adds of a photo and MB of the ONNX file, by system."""
     photo = torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8)
     adds = {one.name: multiply_adds(eager(stored_trunk(one.extractor)), photo) for one in ours}
-    with torch.device("meta"):
-        for path in paths:
-            side = CROPS.get(path.stem, CROP)[1]
-            adds[path.stem] = multiply_adds(headless(path.stem), torch.empty(1, 3, side, side))
-    files = {one.name: one.file for one in ours} | {path.stem: path for path in paths}
+    adds |= {network.name: network.multiply_adds for network in networks}
+    files = {one.name: one.file for one in ours} | {network.name: network.file for network in networks}
     return {name: {"multiply_adds": adds[name], "mb": file.stat().st_size / 1e6} for name, file in files.items()}
 
 

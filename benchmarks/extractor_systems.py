@@ -1,14 +1,8 @@
-"""What `extractor_speed.py` measures: our extractors, torchvision's networks, and the turns that both take."""
+"""What `extractor_speed.py` measures: our extractors and torchvision's networks."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import statistics
-import time
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,82 +12,37 @@ import onnxruntime as ort
 import torch
 from agreement import eager, stored_trunk
 from PIL import Image
-from torch import nn
 
-from infogan.errors import UserError
-from infogan.photo import load_photo
-from infogan.trunk import settle
+from infogan.photo import load_photo, open_rgb
+from retrieval.comparison.networks import build_network, export_network
+from retrieval.comparison.timing import Call, System
 from retrieval.directory import INT8, MODEL, locate
-from retrieval.extractor import Extractor, session_options
-from training.forms import OPSET
+from retrieval.embedding import Preparation
+from retrieval.extractor import Extractor, open_session
+from training.networks import multiply_adds
 
 BATCH = 64
-TURN, MOST = 0.1, 20  # seconds, calls
 SLOW = 50.0  # milliseconds a photo, from which on 64 of them are timed in one round only
-CROPS = {"inception_v3": (342, 299)}
-CROP = 256, 224  # shorter side, and the square out of the middle
-MEAN, DEVIATION = (np.array(part, np.float32) for part in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
-Call = Callable[[int], Any]  # with the number of a photo
 Run = Callable[[np.ndarray], Any]
 
 
-@dataclass
-class System:
-    """Takes turns: some calls of each step, each with so many photos, in one round of `every`."""
+@dataclass(frozen=True)
+class Exported:
+    """A network of torchvision's or timm's as an ONNX file."""
 
     name: str
-    steps: dict[str, Call]
-    photos: int = 1
-    every: int = 1
-
-    def turn(self) -> Turn:
-        count = 1
-        if self.every == 1:
-            pace = _seconds(next(iter(self.steps.values())), 0) * len(self.steps)
-            count = max(1, min(MOST, int(TURN / pace)))
-        # Photo by photo: a step on its own would find its data in the caches, which in use it does not.
-        times = [{step: _seconds(call, i) for step, call in self.steps.items()} for i in range(count)]
-        ms = {step: 1000 * statistics.median(part[step] for part in times) / self.photos for step in self.steps}
-        return Turn(self.name, ms)
+    file: Path
+    prepare: Preparation
+    multiply_adds: float
 
 
-@dataclass
-class Turn:
-    """Median milliseconds a photo by step."""
-
-    system: str
-    ms: dict[str, float]
-
-
-class Rounds:
-    """The rounds that count; in each of them `others` take their turns after one of each of `ours`."""
-
-    def __init__(self, ours: Sequence[System], others: Sequence[System], rounds: int) -> None:
-        self.turns: list[list[Turn]] = []
-        for number in range(rounds + 1):
-            turns = []
-            for place, other in enumerate(others):
-                if other.every == 1 or (number and (number + place) % other.every == 0):
-                    turns += [system.turn() for system in (*ours, other)]
-            turns += [system.turn() for system in ours]
-            self.turns += [turns] if number else []
-
-    def each(self, name: str, step: str) -> list[float]:
-        """Milliseconds a photo, of every round that the system took part in."""
-        times = [[turn.ms[step] for turn in turns if turn.system == name] for turns in self.turns]
-        return [statistics.median(part) for part in times if part]
-
-    def ms(self, name: str, step: str = "network") -> float:
-        return statistics.median(self.each(name, step))
-
-    def ratio(self, name: str, base: str, step: str = "network") -> float:
-        """How many times as long it takes as `base` in its turn before."""
-        ratios, last = [], {}
-        for turn in (turn for turns in self.turns for turn in turns):
-            last[turn.system] = turn.ms[step]
-            if turn.system == name:
-                ratios.append(last[name] / last[base])
-        return statistics.median(ratios)
+def export(name: str, directory: Path) -> Exported:
+    """Without its last layer and with random weights; the file is written if it is not there yet."""
+    directory.mkdir(parents=True, exist_ok=True)
+    network = build_network(name, output=False, weights_dir=None, random_init=True)
+    shape = network.prepare(Image.new("RGB", (64, 64))).shape
+    adds = multiply_adds(network.module, torch.zeros(1, *shape))
+    return Exported(name, export_network(network, directory / f"{name}.onnx"), network.prepare, adds)
 
 
 class Ours:
@@ -135,18 +84,22 @@ class Ours:
 
 
 class Other:
-    """A torchvision network with so many threads."""
+    """Another network with so many threads."""
 
-    def __init__(self, path: Path, threads: int, encoded: list[bytes]) -> None:
-        self.name, self.encoded = path.stem, encoded
-        self.session = open_session(path, threads)
-        self.ready = np.concatenate([imagenet_photo(data, self.name) for data in encoded])
+    def __init__(self, network: Exported, threads: int, encoded: list[bytes]) -> None:
+        self.name, self.encoded, self.prepare = network.name, encoded, network.prepare
+        self.session = open_session(network.file, threads)
+        self.ready = np.concatenate([self.photo(i) for i in range(len(encoded))])
+
+    def photo(self, i: int) -> np.ndarray:
+        """(1, 3, side, side) float32."""
+        return self.prepare(open_rgb(self.encoded[i]))[None]
 
     def whole(self) -> System:
         run = self.session.run
         steps: dict[str, Call] = {
-            "whole": lambda i: run(None, {"photos": imagenet_photo(self.encoded[i], self.name)}),
-            "preparing": lambda i: imagenet_photo(self.encoded[i], self.name),
+            "whole": lambda i: run(None, {"photos": self.photo(i)}),
+            "preparing": self.photo,
             "network": lambda i: run(None, {"photos": self.ready[i : i + 1]}),
         }
         return System(self.name, steps)
@@ -162,74 +115,5 @@ class Other:
         )
 
 
-def open_session(path: Path, threads: int) -> ort.InferenceSession:
-    """As extractors open theirs, but for threads that share a call; idle ones sleep."""
-    options = session_options()
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def imagenet_photo(data: bytes, name: str) -> np.ndarray:
-    """(1, 3, side, side) float32, as networks for ImageNet are given their photos."""
-    shorter, side = CROPS.get(name, CROP)
-    image = Image.open(io.BytesIO(data)).convert("RGB")
-    scale = shorter / min(image.size)
-    width, height = (int(scale * length) for length in image.size)
-    image = image.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = (width - side) // 2, (height - side) // 2
-    pixels = np.asarray(image.crop((left, top, left + side, top + side)), np.float32)
-    return np.ascontiguousarray((pixels * (1 / (255 * DEVIATION)) - MEAN / DEVIATION).transpose(2, 0, 1)[None])
-
-
-def headless(name: str) -> nn.Module:
-    """A torchvision network that gives what its last layer would be given."""
-    try:
-        from torchvision import models
-    except ImportError:
-        raise UserError("torchvision is missing; pip install 'sole2vec[dev]'") from None
-    options = {"init_weights": False} if name == "inception_v3" else {}  # which take minutes
-    network = models.get_model(name, weights=None, **options)
-    head = "fc" if hasattr(network, "fc") else "classifier"
-    last = getattr(network, head)
-    if isinstance(last, nn.Sequential):
-        last[-1] = nn.Identity()
-    else:
-        setattr(network, head, nn.Identity())
-    return network.eval()
-
-
-def export_network(name: str, directory: Path) -> Path:
-    """Its ONNX file, written if it is not there yet."""
-    path, side = directory / f"{name}.onnx", CROPS.get(name, CROP)[1]
-    if path.exists():
-        return path
-    directory.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)
-    network = headless(name)
-    settle(network, [torch.randn(4, 3, side, side)])
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        exported = torch.onnx.export(
-            network,
-            (torch.zeros(2, 3, side, side),),
-            dynamo=True,
-            input_names=["photos"],
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-            opset_version=OPSET,
-        )
-    assert exported is not None
-    part = path.with_suffix(".part")
-    part.write_bytes(exported.model_proto.SerializeToString())
-    return part.rename(path)
-
-
 def _by_torch(network: Callable[[torch.Tensor], Any]) -> Run:
     return torch.no_grad()(lambda photos: network(torch.from_numpy(photos)))
-
-
-def _seconds(call: Call, number: int) -> float:
-    began = time.perf_counter()
-    call(number)
-    return time.perf_counter() - began

@@ -32,7 +32,7 @@ from infogan.edges import AnyTrunk, EdgeTrunk
 from infogan.errors import UserError
 from infogan.files import write_atomically
 from infogan.trunk import settle
-from retrieval.evaluate import FLOOR_FIT, area_pixels, principal_components
+from retrieval.floors import FLOOR_FIT, area_pixels, principal_components
 from retrieval.labels import Labels, label_photos
 from retrieval.metrics import neighbour_reports
 from training.config import load_config

@@ -21,8 +21,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from infogan.errors import UserError
-from retrieval.evaluate import FLOOR_FIT, area_pixels
 from retrieval.extractor import Extractor
+from retrieval.floors import FLOOR_FIT, area_pixels
 from retrieval.knn import nearest
 from retrieval.labels import Labels, label_photos
 from retrieval.metrics import precision_at

@@ -1,13 +1,12 @@
 """What searching and keeping a catalogue costs: ours beside bare FAISS, and beside what the machine can do.
 
-    python benchmarks/search.py PHOTOS… [--extractor best] [--items 100000] [--large 500000] [--rounds 7] [--json OUT]
+    python benchmarks/search.py PHOTOS… [--extractor best] [--items 100000] [--rounds 7] [--json OUT]
 
 A  Exact search of one query and of 64, with one thread and with all; FAISS as it comes and with its own matrix
    products; a search that keeps 1% of the items. Beside the memory's bandwidth (reading the same vectors) and the
    fastest matrix product measured.
 B  Building an index of vectors, adding 1,000 more, removing 1,000, compacting, opening, verifying.
 C  The 20 nearest neighbours of every item, and the same mended after 1% more came in.
-D  With --large: the 20 nearest of 5,000 items among that many.
 
 Features are those of the photos and, where these are too few, resampled: √(1 − t²)·a + t·b of two of them less their
 mean, t = 0.3, which keeps the mean and every covariance. All of A take turns; figures are medians over the rounds,
@@ -41,7 +40,6 @@ from retrieval.neighbours import neighbours
 
 K = 10
 BULK = 20
-QUERIES = 5_000
 MIX = 0.3
 SIDE = 2048
 CORES = os.cpu_count() or 1
@@ -52,13 +50,11 @@ def main() -> None:
     parser.add_argument("photos", nargs="+")
     parser.add_argument("--extractor", default="best", metavar="EXTRACTOR")
     parser.add_argument("--items", type=int, default=100_000)
-    parser.add_argument("--large", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     extractor = Extractor.load(arguments.extractor)
-    parts = [part.features for part in extractor.stream(PhotoFiles(arguments.photos))]
-    real = np.concatenate(parts)
+    real = features(extractor, arguments.photos)
     vectors = resampled(real, arguments.items + 1_000)
     machine = f"FAISS {faiss.__version__}, {CORES} cores"
     print(f"{len(real):,} features of photos, resampled to {arguments.items:,}; {machine}\n")
@@ -66,10 +62,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         report["catalogue"] = catalogue(Path(place), extractor, vectors, arguments.items)
         report["neighbours"] = bulk(Path(place), extractor, vectors, min(arguments.items, len(real)))
-    if arguments.large:
-        report["large"] = large(resampled(real, arguments.large))
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1))
+
+
+def features(extractor: Extractor, photos: list[str]) -> np.ndarray:
+    """(N, D) float32 of all that are readable."""
+    return np.concatenate([part.features for part in extractor.stream(PhotoFiles(photos))])
 
 
 def resampled(real: np.ndarray, count: int) -> np.ndarray:
@@ -215,18 +214,6 @@ def bulk(place: Path, extractor: Extractor, vectors: np.ndarray, items: int) -> 
     print(f"| of all | {found['whole']:.1f} |\n| mended after 1% came in | {found['mended']:.1f} ({share:.1%}) |")
     print(f"\nthe same to the last bit: {same}\n")
     return found
-
-
-def large(vectors: np.ndarray) -> dict[str, float]:
-    """Part D: seconds."""
-    gallery = Vectors.of(vectors)
-    square = np.random.default_rng(0).standard_normal((SIDE, SIDE), dtype=np.float32)
-    product = median(timed(lambda: limited(CORES, lambda: square @ square)) for _ in range(5))
-    queries = np.ascontiguousarray(vectors[:: len(vectors) // QUERIES][:QUERIES])
-    seconds = timed(lambda: search([gallery], queries, BULK))
-    share = len(vectors) * vectors.shape[1] * len(queries) / SIDE**3 * product / seconds
-    print(f"{BULK} nearest of {len(queries):,} among {len(vectors):,}: {seconds:.0f} s, {share:.0%} of the product")
-    return {"seconds": seconds, "share": share}
 
 
 if __name__ == "__main__":

@@ -21,9 +21,12 @@ _MACHINE = {
 _EXTRAS = {
     **dict.fromkeys(("torch", "pytorch_lightning", "omegaconf", "tensorboard", "safetensors"), "train"),
     **dict.fromkeys(("onnx", "onnxscript", "yaml"), "train"),
-    "threadpoolctl": "cpu",
+    **dict.fromkeys(("torchvision", "timm", "sklearn", "umap", "matplotlib"), "compare"),
+    **dict.fromkeys(("faiss", "threadpoolctl"), "cpu"),
     "duckdb": "attributes",
     **dict.fromkeys(("fastapi", "uvicorn", "uvloop", "httptools", "python_multipart", "prometheus_client"), "serve"),
+    "ray": "ray",
+    "pymilvus": "milvus",
 }
 
 

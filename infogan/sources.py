@@ -7,7 +7,7 @@ import hashlib
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
@@ -34,11 +34,22 @@ class _Entry:
     def read(self) -> bytes:
         return self.archive.read(self.location) if self.archive else Path(self.location).read_bytes()
 
+    def __reduce__(self) -> tuple[Callable[..., _Entry], tuple[str, str, bool, str, str]]:
+        return _reopened, (self.name, self.root, self.archive is not None, self.location, self.stamp)
+
     def content(self) -> str:
         try:
             return hashlib.blake2b(self.read()).hexdigest()
         except Exception:  # a damaged member or a dangling link; whoever decodes it will say so
             return "unreadable"
+
+
+_archive = lru_cache(16)(zipfile.ZipFile)  # listing a large one takes longer than reading from it
+
+
+def _reopened(name: str, root: str, packed: bool, location: str, stamp: str) -> _Entry:
+    """An entry that was sent to this process."""
+    return _Entry(name, root, _archive(root) if packed else None, location, stamp)
 
 
 class PhotoFiles:
@@ -71,6 +82,13 @@ class PhotoFiles:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def part(self, rows: Sequence[int]) -> PhotoFiles:
+        """Some of them. A part may be sent to another process, which opens its zips by their paths."""
+        part = object.__new__(PhotoFiles)
+        part._entries = [self._entries[row] for row in rows]
+        part.names = [entry.name for entry in part._entries]
+        return part
 
     def read(self, index: int) -> bytes:
         """The encoded bytes of photo `index`."""

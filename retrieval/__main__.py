@@ -1,23 +1,26 @@
 """Keep a catalogue, search it, measure an extractor.
 
-    python -m retrieval index      EXTRACTOR PHOTOS… INDEX [--attributes TABLE] [--int8]
-    python -m retrieval search     INDEX PHOTO [-k 5] [--where CONDITION]
+    python -m retrieval index      EXTRACTOR PHOTOS… INDEX [--attributes TABLE] [--int8] [--engine ENGINE]
+    python -m retrieval search     INDEX PHOTO [-k 5] [--where CONDITION] [--exact]
     python -m retrieval remove     INDEX ID…
     python -m retrieval attributes INDEX TABLE
     python -m retrieval compact    INDEX
     python -m retrieval stats      INDEX
-    python -m retrieval neighbours INDEX OUT.parquet [-k 20] [--since GENERATION] [--group-by NAME]
+    python -m retrieval neighbours INDEX OUT.parquet [-k 20] [--since GENERATION] [--group-by NAME] [--engine ENGINE]
     python -m retrieval evaluate   EXTRACTOR PHOTOS… --labels SCHEME [-k 5] [--int8]
+    python -m retrieval compare    PHOTOS… --labels SCHEME [--models NAME…] [--report DIR]
+    python -m retrieval reduce     PHOTOS… --labels SCHEME | --attributes TABLE --columns NAME… [--report DIR]
     python -m retrieval describe   EXTRACTOR
     python -m retrieval verify     EXTRACTOR_OR_INDEX
     python -m retrieval serve      INDEX [--host 127.0.0.1] [--port 8000] [--rate N]
 
 EXTRACTOR is a directory that export.py wrote, or the name of a released one, `best` or `paper`; with --int8, its
 smaller and faster form. PHOTOS is a folder (read recursively), a zip, or several. TABLE is a .csv or .parquet file
-with a column path or id; CONDITION is brand=Keen, or SQL on its other columns. `describe` prints the extractor's
-card; `verify` tells whether this machine computes what it should, or whether an index is as it was written. `serve`
-is a web page and an HTTP interface, until Ctrl-C; with SOLE2VEC_KEY in the environment, callers must show it. With
---json, one object on standard output and nothing else.
+with a column path or id; CONDITION is brand=Keen, or SQL on its other columns. INDEX is a directory; to index, search,
+remove, attributes and stats also milvus://HOST:PORT/COLLECTION, and CONDITION is then an expression of Milvus.
+`describe` prints the extractor's card; `verify` tells whether this machine computes what it should, or whether an index
+is as it was written. `serve` is a web page and an HTTP interface, until Ctrl-C; with SOLE2VEC_KEY in the environment,
+callers must show it. With --json, one object on standard output and nothing else.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before NumPy: spinning th
 
 from infogan.errors import ArgumentParser, UserError, run_command
 from retrieval.catalogue import EXTRACTOR, INT8, add_commands, print_table
+from retrieval.comparison import commands as comparing
+from retrieval.engines import directory, index_place
 
 
 def main() -> None:
@@ -69,12 +74,14 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--int8", action="store_true", help=INT8)
     evaluate.set_defaults(run=_evaluate, show=_show_evaluation)
 
+    comparing.add_commands(commands)
+
     describe = commands.add_parser("describe", help="print an extractor's card")
     describe.add_argument("extractor", type=Path, metavar="EXTRACTOR", help=EXTRACTOR)
     describe.set_defaults(run=_describe, show=lambda report: print(report["card"]))
 
     verify = commands.add_parser("verify", help="replay an extractor's golden photos here, or read all of an index")
-    verify.add_argument("what", type=Path, metavar="EXTRACTOR_OR_INDEX", help=f"{EXTRACTOR}; or an index")
+    verify.add_argument("what", type=index_place, metavar="EXTRACTOR_OR_INDEX", help=f"{EXTRACTOR}; or an index")
     verify.set_defaults(run=_verify, show=_show_verification)
 
     serve = commands.add_parser("serve", help="a page to look for shoes with, and an HTTP interface")
@@ -131,14 +138,15 @@ def _describe(arguments: argparse.Namespace) -> dict[str, Any]:
 def _verify(arguments: argparse.Namespace) -> dict[str, Any]:
     from retrieval.manifest import NAME
 
-    if (arguments.what / NAME).exists():
+    place = directory(arguments.what, "verify")
+    if (place / NAME).exists():
         from retrieval.index import Index
 
-        problems = Index(arguments.what).verify()
-        return {"ok": not problems, "index": str(arguments.what), "problems": problems}
+        problems = Index(place).verify()
+        return {"ok": not problems, "index": str(place), "problems": problems}
     from retrieval.golden import verify
 
-    return verify(arguments.what)
+    return verify(place)
 
 
 def _show_verification(report: dict[str, Any]) -> None:

@@ -63,6 +63,16 @@ def in_parallel(
             progress.advance(task, count)
 
 
+def tracked(items: Sequence[Item], title: str) -> Iterator[Item]:
+    """The same items, with a progress bar where there is a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    silent = not console.is_terminal
+    return iter(track(items, title, console=console, transient=True, refresh_per_second=2, disable=silent))
+
+
 def decode_files(files: PhotoFiles, rows: Sequence[int], fits: Iterable[str], title: str) -> Iterator[Decoded]:
     """Decode each of these photos once, for all fits, on every core; in order, unreadable ones apart."""
     wanted = tuple(fits)

@@ -91,10 +91,8 @@ class Extractor:
             options.add_initializer(name, weight)
         if weights:  # before weights are brought into the layout of the processor
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        there = ort.get_available_providers()
-        providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in there]
         # From its bytes: they are those whose sha256 was checked, and cannot refer to other files.
-        session = ort.InferenceSession(content, options, providers=providers)
+        session = ort.InferenceSession(content, options, providers=_providers())
         extractor = cls(directory, config, model, session, threads or os.cpu_count() or 1)
         extractor._kept = weights
         return extractor
@@ -175,6 +173,23 @@ def session_options() -> ort.SessionOptions:
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     options.log_severity_level = 3
     return options
+
+
+def open_session(path: Path, threads: int = 1) -> ort.InferenceSession:
+    """Any network as ours are run, but for threads that share a call; idle ones sleep."""
+    import onnxruntime as ort
+
+    options = session_options()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return ort.InferenceSession(str(path), options, providers=_providers())
+
+
+def _providers() -> list[str]:
+    import onnxruntime as ort
+
+    there = ort.get_available_providers()
+    return [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in there]
 
 
 def _is_one(photos: Any) -> bool:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from infogan.errors import UserError
 from infogan.sources import read_again
 from retrieval.attributes import Attributes
-from retrieval.knn import Vectors
+from retrieval.knn import Vectors, search
 from retrieval.segments import MissingSegment, Place, Rows, Segment, file_problem
+
+if TYPE_CHECKING:
+    from retrieval.approximate import Approximate
+
+VECTOR_PRICE = 64  # codes that are read as quickly as one vector
+MOST_CODED = 100  # neighbours: for more, too many vectors would be measured
+_KEPT = 32  # conditions whose items are remembered
+_FOR_CODES = "segments", "removed", "approximate"
 
 
 class Generation:
@@ -42,6 +51,16 @@ class Generation:
         if manifest["attributes"]:
             same = before is not None and before.manifest["attributes"] == manifest["attributes"]
             self.attributes = before.attributes if before and same else self._read_attributes()
+        self._matching: dict[str, list[Vectors]] = {}
+        self._opening = threading.Lock()
+        self._codes = self._open_codes()
+        self._approximate: Approximate | None = None
+        if before is not None and all(before.manifest[key] == manifest[key] for key in _FOR_CODES):
+            self._approximate = before._approximate
+
+    def __reduce__(self) -> tuple[type[Generation], tuple[Path, dict[str, Any]]]:
+        """Sent to another process, it is opened there."""
+        return Generation, (self.directory.absolute(), self.manifest)
 
     def _read_removed(self) -> np.ndarray:
         if not self.manifest["removed"]:
@@ -85,6 +104,55 @@ class Generation:
             parts.append(segment.searched(None if gone is None or not gone.any() else np.flatnonzero(~gone)))
         return parts
 
+    @property
+    def approximate(self) -> Approximate | None:
+        """What finds candidates, where the catalogue is large enough to have it.
+
+        Raises:
+            UserError: its file is damaged.
+        """
+        with self._opening:
+            if self._codes is not None and self._approximate is None:
+                from retrieval.approximate import Approximate  # FAISS, which small catalogues do without
+
+                self._approximate = Approximate(self._codes, self.manifest["approximate"], self.parts)
+            return self._approximate
+
+    def _open_codes(self) -> BinaryIO | None:
+        """Opened now and read when they are needed: a file that is open stays readable when it is deleted."""
+        if not self.manifest["approximate"]:
+            return None
+        path = self.directory / self.manifest["approximate"]["name"]
+        try:
+            return path.open("rb")
+        except OSError:
+            raise MissingSegment(f"{path}: missing; restore it or index again") from None
+
+    def search(
+        self,
+        queries: np.ndarray,
+        k: int,
+        where: str | None = None,
+        exact: bool = False,
+        threads: int | None = None,
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The k nearest of what meets a condition to each of (Q, D) queries, as `retrieval.knn.search` gives them.
+
+        Raises:
+            UserError: the condition is malformed.
+        """
+        parts = self.parts if where is None else self.matching(where)
+        count = sum(map(len, parts))
+        codes = None if exact or k > MOST_CODED else self.approximate
+        if codes is None or count * VECTOR_PRICE <= codes.reads(count):
+            return search(parts, queries, k, threads)
+        only = None if where is None else np.concatenate([part.searched_ids for part in parts])
+        found = codes.search(queries, k, only)
+        return [
+            some if len(some[0]) == min(k, count) else search(parts, query[None], k, threads)[0]
+            for some, query in zip(found, queries, strict=True)
+        ]
+
     def matching(self, where: str) -> list[Vectors]:
         """The same of those whose attributes meet a condition.
 
@@ -96,14 +164,15 @@ class Generation:
                 f"{self.directory}: its items have no attributes, so --where finds none; give them some with:"
                 " python -m retrieval attributes INDEX TABLE"
             )
-        return self.only(self.attributes.matching(where))
+        if where not in self._matching:
+            if len(self._matching) >= _KEPT:
+                self._matching.clear()
+            self._matching[where] = self.only(self.attributes.matching(where))
+        return self._matching[where]
 
     def only(self, ids: np.ndarray) -> list[Vectors]:
         """What is searched, of these items alone; ascending ids."""
-        return [
-            Vectors(part.vectors, part.half_squares, part.ids, part.at(np.flatnonzero(np.isin(part.searched_ids, ids))))
-            for part in self.parts
-        ]
+        return [part.of_ids(ids) for part in self.parts]
 
     def vectors(self, ids: np.ndarray) -> np.ndarray:
         """(n, D) float32 of some items, by ascending ids."""
@@ -156,6 +225,7 @@ class Generation:
             "segments": len(self.segments),
             "num_features": self.width,
             "attributes": list(self.attributes.names) if self.attributes else [],
+            "approximate": self.manifest["approximate"],
             "extractor_sha256": self.manifest["extractor_sha256"],
             "bytes": files | entries,
         }

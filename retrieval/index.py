@@ -28,18 +28,15 @@ from infogan.errors import UserError
 from infogan.files import held
 from infogan.photo import Source
 from infogan.sources import PhotoFiles
-from retrieval.adding import Added, Batch
-from retrieval.decoding import decode_files
+from retrieval.adding import Added, Present, add_photos
+from retrieval.compaction import COMPACTED_ITEMS, compacted
 from retrieval.directory import INT8
 from retrieval.extractor import Extractor
 from retrieval.generation import Generation
-from retrieval.knn import search
 from retrieval.manifest import NAME, first_manifest, read_manifest, sweep, write_manifest
 from retrieval.segments import MissingSegment, Place, Rows, described, write_array, write_segment
 
 SEGMENT_ITEMS = 10_000  # 60 MB of vectors: what a kill may cost
-COMPACTED_ITEMS = 250_000  # 1.5 GB
-_COPIED = 4096  # items at a time
 
 
 @dataclass(frozen=True)
@@ -140,21 +137,27 @@ class Index:
         directory = self.directory / "extractor"
         return Extractor.load(directory, threads=1, int8=(directory / INT8).exists())
 
-    def search(self, photo: Source, k: int = 5, where: str | None = None) -> list[Hit]:
-        """The k items that look most like a photo, nearest first.
+    def search(self, photo: Source, k: int = 5, where: str | None = None, exact: bool = False) -> list[Hit]:
+        """The k items that look most like a photo, nearest first; arguments as of `search_features`.
 
         Raises:
             PhotoError: the photo is not readable.
             UserError: k is not in 1 … number of items; the condition is malformed.
         """
-        return self.search_features(self.extractor([photo]), k, where)[0]
+        return self.search_features(self.extractor([photo]), k, where, exact)[0]
 
-    def search_features(self, queries: np.ndarray, k: int, where: str | None = None) -> list[list[Hit]]:
-        """The k nearest items of each query vector, (Q, D) float32: exact, with true Euclidean distances.
+    def search_features(
+        self, queries: np.ndarray, k: int, where: str | None = None, exact: bool = False
+    ) -> list[list[Hit]]:
+        """The k nearest items of each query vector, (Q, D) float32, with true Euclidean distances.
+
+        All of the nearest, unless `compact` has found the catalogue large enough to read only a part of it: then
+        one of a hundred may be missing (`recall_at_10` in the manifest).
 
         Args:
             where: only items whose attributes meet this condition (`Attributes.matching`). It is evaluated before the
                 search: k items are found wherever k meet it, and fewer where there are fewer.
+            exact: all of the nearest in any case.
 
         Raises:
             UserError: k is not in 1 … number of items, the queries have another width or are not finite, or the
@@ -163,8 +166,8 @@ class Index:
         now = self.newest()
         if not 1 <= k <= len(now):
             raise UserError(f"k is {k}; the index holds {len(now):,} items, so it must be in 1 … {len(now):,}")
-        _check(queries, now.width)
-        found = search(now.parts if where is None else now.matching(where), queries, k, self.threads)
+        check_vectors(queries, now.width)
+        found = now.search(queries, k, where, exact, self.threads)
         ids = np.concatenate([ids for _, ids in found]) if found else np.empty(0, np.int64)
         known = now.attributes.of(np.unique(ids).tolist()) if now.attributes else {}
         return [
@@ -175,10 +178,13 @@ class Index:
             for distances, ids in found
         ]
 
-    def add(self, extractor: Extractor, files: PhotoFiles) -> Added:
+    def add(self, extractor: Extractor, files: PhotoFiles, engine: str | None = None) -> Added:
         """Embed and append the photos that are not there yet.
 
         Every 10,000 are published by themselves; Ctrl-C publishes what is embedded, and the same call goes on there.
+
+        Args:
+            engine: where they are embedded (`retrieval.spreading.spread`).
 
         Raises:
             UserError: another extractor than the index's own; another process is writing.
@@ -186,17 +192,7 @@ class Index:
         if extractor.sha256 != self.manifest["extractor_sha256"]:
             raise UserError(f"{self.directory}: made by another extractor than {extractor.directory}; use a new index")
         with self._writing():
-            batch = Batch(self.now, extractor, files)
-            try:
-                for decoded in decode_files(files, range(len(files)), [extractor.fit], "indexing"):
-                    batch.take(decoded)
-                    if len(batch) >= SEGMENT_ITEMS:
-                        self._append(*batch.taken(), set())
-            except KeyboardInterrupt:
-                self._append(*batch.taken(), set())
-                raise
-            self._append(*batch.taken(), batch.outdated)
-            return batch.result()
+            return add_photos(Present(self.now), extractor, files, SEGMENT_ITEMS, self._append, engine)
 
     def add_vectors(self, vectors: np.ndarray, places: Sequence[Place], sha256: np.ndarray | None = None) -> range:
         """Append items whose vectors are known already; nothing is left out. Returns their ids.
@@ -209,7 +205,7 @@ class Index:
         Raises:
             UserError: vectors of another width, or not finite; another process is writing.
         """
-        _check(vectors, self.now.width)
+        check_vectors(vectors, self.now.width)
         if sha256 is None:
             sha256 = np.zeros((len(vectors), 32), np.uint8)
         if not len(vectors) == len(places) == len(sha256):
@@ -254,34 +250,25 @@ class Index:
             self._publish({"attributes": described(self.directory / name)}, files=1)
             return counts
 
+    def stats(self) -> dict[str, Any]:
+        """How much of what there is."""
+        return self.now.stats()
+
     def compact(self) -> bool:
         """Write what is left of many small segments as few large ones; returns whether there was anything to do.
 
-        Searches go on meanwhile, and so does what was removed being gone. Needs as much room again as the vectors take.
+        From 100,000 items on also what makes search approximate (retrieval/approximate.py), anew when a tenth of the
+        items is newer. Searches go on meanwhile, and so does what was removed being gone. Needs as much room again as
+        the vectors take.
 
         Raises:
             UserError: another process is writing.
         """
-        from retrieval.attributes import keep
-
         with self._writing():
-            now = self.now
-            if len(now.removed) == 0 and len(now.segments) <= -(-len(now) // COMPACTED_ITEMS):
-                return False
-            number = self.manifest["next_file"]
-            segments: list[dict[str, Any]] = []
-            rows = now.copied(_COPIED, COMPACTED_ITEMS)
-            for start in range(0, len(now), COMPACTED_ITEMS):
-                count = min(COMPACTED_ITEMS, len(now) - start)
-                folder = self.directory / f"segment-{number + len(segments):06d}"
-                segments.append(write_segment(folder, count, now.width, _up_to(rows, count)))
-            changes: dict[str, Any] = {"segments": segments, "removed": None}
-            if older := self.manifest["attributes"]:
-                name = f"attributes-{number + len(segments):06d}.parquet"
-                keep(self.directory / older["name"], now.ids, self.directory / name)
-                changes["attributes"] = described(self.directory / name)
-            self._publish(changes, files=len(segments) + 1)
-            return True
+            changes, files = compacted(self.now)
+            if changes:
+                self._publish(changes, files)
+            return bool(changes)
 
     def verify(self) -> list[str]:
         """Read every file; what is wrong, a line each."""
@@ -330,17 +317,10 @@ class Index:
             sweep(self.directory, self.manifest)
 
 
-def _check(vectors: np.ndarray, width: int) -> None:
+def check_vectors(vectors: np.ndarray, width: int) -> None:
+    """Refuse vectors of another width, and what is not finite."""
     if vectors.ndim != 2 or vectors.shape[1] != width:
         raise UserError(f"vectors of shape {vectors.shape} do not fit an index of {width} features")
     if not np.isfinite(vectors).all():
         row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
         raise UserError(f"vector {row} is not finite; leave it out")
-
-
-def _up_to(rows: Iterator[Rows], count: int) -> Iterator[Rows]:
-    """From an endless supply, as many as make up `count`."""
-    while count:
-        part = next(rows)
-        count -= len(part.ids)
-        yield part

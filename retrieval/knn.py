@@ -63,6 +63,11 @@ class Vectors:
         """The rows of some of what is searched."""
         return places if self.rows is None else self.rows[places]
 
+    def of_ids(self, ids: np.ndarray) -> Vectors:
+        """What is searched of these ids alone."""
+        rows = self.at(np.flatnonzero(np.isin(self.searched_ids, ids)))
+        return Vectors(self.vectors, self.half_squares, self.ids, rows)
+
 
 def half_squares(vectors: np.ndarray) -> np.ndarray:
     """|x|²/2 of each row, (n,) float32, computed in float64."""
@@ -112,7 +117,8 @@ def search(
             # One worker is this thread: handing a query over takes as long as a small catalogue.
             run = map if workers == 1 else pool.map
             swept = list(run(partial(_sweep, parts, queries=some, k=k, radii=radii), shares))
-            found += _measured(parts, swept, some, k, run)
+            joined = swept[0] if workers == 1 else pruned(parts, np.concatenate(swept), some, k)
+            found += measured(parts, joined, some, k, run)
     return found
 
 
@@ -125,20 +131,21 @@ def _blocks(parts: Sequence[Vectors]) -> list[tuple[int, int, int]]:
     ]
 
 
-_CANDIDATE = np.dtype([("query", np.int32), ("part", np.int32), ("place", np.int64), ("score", np.float32)])
+CANDIDATE = np.dtype([("query", np.int32), ("part", np.int32), ("place", np.int64), ("score", np.float32)])
+"""An item that may be an answer; `place` counts what is searched of its part, `score` is q·x − |x|²/2 in float32."""
 
 
 def _sweep(
     parts: Sequence[Vectors], blocks: Iterable[tuple[int, int, int]], queries: np.ndarray, k: int, radii: np.ndarray
 ) -> np.ndarray:
-    """All in these blocks that may be among their k nearest to a query: an array of `_CANDIDATE`."""
+    """All in these blocks that may be among their k nearest to a query: an array of `CANDIDATE`."""
     halves_asked = half_squares(queries)
     lengths, longest = np.sqrt(2 * halves_asked), _longest(parts)
     error = 2 * _error(queries.shape[1], lengths, longest)
     # A score below this is not among the k best, or is farther than the radius.
     least = (halves_asked * (1 - 1e-6) - radii**2 / 2 - 2 * error).astype(np.float32)
     first = True
-    kept, fresh, waiting = np.empty(0, _CANDIDATE), [], 0
+    kept, fresh, waiting = np.empty(0, CANDIDATE), [], 0
     scores = np.empty((_ROWS, len(queries)), np.float32)
     better = np.empty(scores.shape, bool)
     transposed = np.ascontiguousarray(queries.T)
@@ -153,7 +160,7 @@ def _sweep(
         np.greater_equal(score, least, out=above)
         places, owners = np.nonzero(above)
         if len(places):
-            some = np.empty(len(places), _CANDIDATE)
+            some = np.empty(len(places), CANDIDATE)
             some["query"], some["part"], some["place"], some["score"] = owners, part, places + start, score[above]
             fresh.append(some)
             waiting += len(some)
@@ -185,14 +192,20 @@ def _pruned(found: np.ndarray, least: np.ndarray, k: int, error: np.ndarray) -> 
     return found[found["score"] >= least[found["query"]]], least
 
 
-def _measured(
-    parts: Sequence[Vectors], swept: Sequence[np.ndarray], queries: np.ndarray, k: int, run: Callable[..., Any]
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The k nearest of each query, of the candidates from all workers, by their true distances."""
+def pruned(parts: Sequence[Vectors], found: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
+    """Those candidates that may be among the k nearest to their query, by their scores."""
     error = 2 * _error(queries.shape[1], np.sqrt(2 * half_squares(queries)), _longest(parts))
-    found = np.concatenate(swept)
-    if len(swept) > 1:
-        found = _pruned(found, np.full(len(queries), -np.inf, np.float32), k, error)[0]
+    return _pruned(found, np.full(len(queries), -np.inf, np.float32), k, error)[0]
+
+
+def measured(
+    parts: Sequence[Vectors], found: np.ndarray, queries: np.ndarray, k: int, run: Callable[..., Any] = map
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The k nearest to each query among candidates, an array of `CANDIDATE`, by their true distances.
+
+    Returns:
+        As `search`.
+    """
     ids, distances = np.empty(len(found), np.int64), np.empty(len(found))
 
     def measure(some: np.ndarray) -> None:

@@ -121,6 +121,22 @@ def average_precision(
     return (precision * hits).sum(axis=1) / np.maximum(np.minimum(relevant, depth), 1)
 
 
+def graded_relevance(queried: np.ndarray, answered: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """How much each answer has in common with its query: Σ of the weights of the attributes that are equal.
+
+    Args:
+        queried: (Q, A) text, a column of each attribute; one that is empty is unknown and equals nothing.
+        answered: (Q, k, A).
+        weights: (A,), of sum 1.
+
+    Returns:
+        (Q, k) float64 in 0…1. Its mean over a query's k answers is graded precision at k; with a single attribute,
+        precision at k.
+    """
+    equal = (answered == queried[:, None]) & (queried[:, None] != "")
+    return equal @ weights
+
+
 def _mean(values: np.ndarray, empty: Any = None) -> Any:
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else empty

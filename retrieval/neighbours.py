@@ -12,10 +12,13 @@ import shutil
 import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.progress import Progress
 
 from infogan.errors import UserError
 from infogan.files import naming, write_atomically
@@ -23,6 +26,7 @@ from retrieval.attributes import literal
 from retrieval.generation import Generation
 from retrieval.index import Index
 from retrieval.knn import Vectors, search
+from retrieval.spreading import spread
 
 _QUERIES = 1024  # what an interruption may cost
 _NONE = -1  # where an item has fewer neighbours
@@ -69,7 +73,12 @@ class Lists:
 
 
 def neighbours(
-    index: Index, k: int, out: Path, since: int | None = None, group_by: str | None = None
+    index: Index,
+    k: int,
+    out: Path,
+    since: int | None = None,
+    group_by: str | None = None,
+    engine: str | None = None,
 ) -> dict[str, Any]:
     """Write the k nearest others of every item to `out`.
 
@@ -79,6 +88,7 @@ def neighbours(
         since: a generation whose neighbours `out` holds. Only new items are searched for then; older ones are compared
             with these, and those that a removed item was a neighbour of are searched for anew. The result is the same.
         group_by: an attribute; items are compared with those of their value. Those without one are a group too.
+        engine: where it is done (`retrieval.spreading.spread`); the result is the same.
 
     Returns:
         `items` and `generation` of the index, and how many lists were `searched` for and how many only `mended`.
@@ -91,7 +101,7 @@ def neighbours(
     now = index.now
     job = Job(now.manifest["generation"], now.manifest["extractor_sha256"], k, group_by)
     values = _values(now, group_by)
-    work = _Work(out.with_name(f".{out.name}.parts"), now, values, k, {**asdict(job), "since": since})
+    work = _Work(out.with_name(f".{out.name}.parts"), now, values, k, {**asdict(job), "since": since}, engine)
     if since is None:
         lists = work.search("all", now.ids, now.ids)
         counts = {"searched": len(now.ids), "mended": 0}
@@ -140,9 +150,16 @@ def _changes(
 class _Work:
     """Searches in stretches whose results stay on disk until all are there."""
 
-    def __init__(self, place: Path, now: Generation, values: np.ndarray | None, k: int, asked: dict[str, Any]) -> None:
-        self.place, self.now, self.k = place, now, k
-        self.last: tuple[int, np.ndarray, list[Vectors]] | None = None
+    def __init__(
+        self,
+        place: Path,
+        now: Generation,
+        values: np.ndarray | None,
+        k: int,
+        asked: dict[str, Any],
+        engine: str | None = None,
+    ) -> None:
+        self.place, self.now, self.k, self.engine = place, now, k, engine
         self.groups = [now.ids] if values is None else _grouped(now.ids, values)
         try:
             same = json.loads((place / "job.json").read_text()) == asked
@@ -162,21 +179,19 @@ class _Work:
 
         Where k are `known` already, no farther ones.
         """
-        from rich.console import Console
-        from rich.progress import track
-
-        console = Console(stderr=True)
         stretches = list(self._stretches(queries))
-        parts = []
-        for number in track(range(len(stretches)), "neighbours", console=console, disable=not console.is_terminal):
-            path = self.place / f"{name}-{number:06d}.npz"
-            part = _load(path)
-            if part is None:
-                found = [self._searched(group, some, gallery, known) for group, some in stretches[number]]
-                part = Lists.join(found, self.k)
-                _save(path, part)
-            parts.append(part)
-        return Lists.join(parts, self.k)
+        paths = [self.place / f"{name}-{number:06d}.npz" for number in range(len(stretches))]
+        parts = {number: part for number, path in enumerate(paths) if (part := _load(path)) is not None}
+        missing = [number for number in range(len(stretches)) if number not in parts]
+        asked = ([_Asked.of(group, ids, known) for group, ids in stretches[number]] for number in missing)
+        searcher = partial(_Searcher, self.now, self.groups, gallery, self.k)
+        with Progress(console=(console := Console(stderr=True)), disable=not console.is_terminal) as progress:
+            task = progress.add_task("neighbours", total=len(stretches), completed=len(parts))
+            for number, part in zip(missing, spread(searcher, asked, self.engine), strict=True):
+                parts[number] = part
+                _save(paths[number], part)
+                progress.advance(task)
+        return Lists.join(list(parts.values()), self.k)
 
     def _stretches(self, queries: np.ndarray) -> Iterator[list[tuple[int, np.ndarray]]]:
         """(group, ids) of about 1,024 queries at a time."""
@@ -191,22 +206,45 @@ class _Work:
         if waiting:
             yield waiting
 
-    def _searched(self, number: int, ids: np.ndarray, gallery: np.ndarray, known: Lists | None) -> Lists:
-        parts = self._gallery(number, gallery)
+
+@dataclass(frozen=True)
+class _Asked:
+    """Items of one group whose neighbours are wanted, and for each the distance beyond which none are."""
+
+    group: int
+    ids: np.ndarray
+    within: np.ndarray | None
+
+    @classmethod
+    def of(cls, group: int, ids: np.ndarray, known: Lists | None) -> _Asked:
+        return cls(group, ids, None if known is None else known.of(ids).distances[:, -1])
+
+
+class _Searcher:
+    """Finds the k nearest others among those of `gallery` in each item's group. It may be sent to another machine."""
+
+    def __init__(self, now: Generation, groups: list[np.ndarray], gallery: np.ndarray, k: int) -> None:
+        self.now, self.groups, self.gallery, self.k = now, groups, gallery, k
+        self.last: tuple[int, list[Vectors]] | None = None
+
+    def __call__(self, stretch: list[_Asked], threads: int | None) -> Lists:
+        return Lists.join([self._searched(asked, threads) for asked in stretch], self.k)
+
+    def _searched(self, asked: _Asked, threads: int | None) -> Lists:
+        ids = asked.ids
         others = np.full((len(ids), self.k), _NONE, np.int64)
         distances = np.full((len(ids), self.k), np.inf)
-        within = None if known is None else known.of(ids).distances[:, -1]
-        for row, (far, found) in enumerate(search(parts, self.now.vectors(ids), self.k + 1, within=within)):
-            mine = np.flatnonzero(found != ids[row])[: self.k]  # itself is not its neighbour
-            others[row, : len(mine)], distances[row, : len(mine)] = found[mine], far[mine]
+        found = search(self._parts(asked.group), self.now.vectors(ids), self.k + 1, threads, asked.within)
+        for row, (far, near) in enumerate(found):
+            mine = np.flatnonzero(near != ids[row])[: self.k]  # itself is not its neighbour
+            others[row, : len(mine)], distances[row, : len(mine)] = near[mine], far[mine]
         return Lists(ids, others, distances)
 
-    def _gallery(self, number: int, gallery: np.ndarray) -> list[Vectors]:
-        if self.last is None or self.last[0] != number or self.last[1] is not gallery:  # stretches share it
-            some = np.intersect1d(self.groups[number], gallery, assume_unique=True)
-            parts = self.now.parts if len(some) == len(self.now.ids) else self.now.only(some)
-            self.last = number, gallery, parts
-        return self.last[2]
+    def _parts(self, group: int) -> list[Vectors]:
+        if self.last is None or self.last[0] != group:  # stretches share it
+            some = np.intersect1d(self.groups[group], self.gallery, assume_unique=True)
+            self.last = group, self.now.parts if len(some) == len(self.now.ids) else self.now.only(some)
+        return self.last[1]
 
 
 def _grouped(ids: np.ndarray, values: np.ndarray) -> list[np.ndarray]:

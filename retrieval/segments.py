@@ -114,9 +114,10 @@ class Segment:
             for name, file in entry["files"].items():
                 if (self.folder / name).stat().st_size != file["bytes"]:
                     raise ValueError
-            self.vectors = np.load(self.folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
-            self.items = np.load(self.folder / "items.npy", mmap_mode="r", allow_pickle=False)
-            self.places = np.memmap(self.folder / "places.bin", np.uint8, "r")
+            # As plain arrays: a row of a memmap is another memmap, which takes as long to make as a list to search.
+            self.vectors = np.asarray(np.load(self.folder / "vectors.npy", mmap_mode="r", allow_pickle=False))
+            self.items = np.asarray(np.load(self.folder / "items.npy", mmap_mode="r", allow_pickle=False))
+            self.places = np.asarray(np.memmap(self.folder / "places.bin", np.uint8, "r"))
         except FileNotFoundError:
             raise MissingSegment(f"{self.folder}: missing; restore it or index again") from None
         except (OSError, ValueError, KeyError, TypeError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 import zipfile
 from pathlib import Path
 
@@ -40,6 +41,16 @@ def test_a_zip_reads_like_the_folder_it_was_packed_from(tmp_path: Path) -> None:
     packed = PhotoFiles(make_zip(tmp_path / "f.zip", b_jpg=b"2", a__z_jpg=b"1"))
     assert packed.names == PhotoFiles(folder).names
     assert packed.read(0) == b"1"
+
+
+def test_a_part_reads_the_same_in_another_process(tmp_path: Path) -> None:
+    one, two = (
+        make_folder(tmp_path / "one", a_jpg=b"1", b_jpg=b"2"),
+        make_zip(tmp_path / "two.zip", a_jpg=b"3", b_jpg=b"4"),
+    )
+    part = pickle.loads(pickle.dumps(PhotoFiles([one, two]).part([0, 3])))
+    assert part.names == ["one/a.jpg", "two/b.jpg"] and [part.read(row) for row in range(len(part))] == [b"1", b"4"]
+    assert [part.root(row) for row in range(len(part))] == [str(one), str(two)]
 
 
 def test_several_roots_are_told_apart_by_their_names(tmp_path: Path) -> None:

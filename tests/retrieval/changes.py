@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from retrieval.index import Index
+from retrieval.milvus import MilvusIndex
 
 WIDTH = 1536
 Items = dict[int, np.ndarray]
@@ -24,7 +25,7 @@ def some_vectors(count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 3, (count, WIDTH)).astype(np.float32) * (np.arange(WIDTH) < 4)
 
 
-def fill(index: Index, count: int, seed: int = 0) -> Items:
+def fill(index: Index | MilvusIndex, count: int, seed: int = 0) -> Items:
     vectors = some_vectors(count, seed)
     ids = index.add_vectors(vectors, [("root", f"{seed}/{row}.jpg") for row in range(count)])
     return dict(zip(ids, vectors, strict=True))

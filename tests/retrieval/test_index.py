@@ -1,4 +1,4 @@
-"""The catalogue: add, search, remove; unbroken by kills, other extractors and second writers."""
+"""The catalogue, of either engine: add, search, remove; and the local one unbroken by kills and second writers."""
 
 from __future__ import annotations
 
@@ -16,26 +16,30 @@ import pytest
 
 from infogan.errors import UserError
 from infogan.sources import PhotoFiles
-from retrieval import index as index_module
+from retrieval import adding
 from retrieval.extractor import Extractor
 from retrieval.index import Index
+from retrieval.milvus import MilvusIndex
 from tests.conftest import ROOT
+from tests.retrieval.conftest import AnyIndex, Engine
 from training.exporting import export
 
 
-@pytest.fixture(scope="module")
-def loaded(extractor: Path) -> Extractor:
-    return Extractor.load(extractor)
-
-
 @pytest.fixture
-def index(loaded: Extractor, catalogue: Path, tmp_path: Path) -> Index:
-    index = Index.create(tmp_path / "index", loaded)
+def index(loaded: Extractor, catalogue: Path, engine: Engine) -> AnyIndex:
+    index = engine.create(loaded)
     index.add(loaded, PhotoFiles(catalogue))
     return index
 
 
-def test_a_photo_of_the_catalogue_finds_itself(index: Index, catalogue: Path) -> None:
+@pytest.fixture
+def local(loaded: Extractor, catalogue: Path, tmp_path: Path) -> Index:
+    index = Index.create(tmp_path / "local", loaded)
+    index.add(loaded, PhotoFiles(catalogue))
+    return index
+
+
+def test_a_photo_of_the_catalogue_finds_itself(index: AnyIndex, catalogue: Path) -> None:
     assert len(index) == 120
     photo = sorted(catalogue.rglob("*.jpg"))[17]
     hits = index.search(photo, 3)
@@ -44,7 +48,7 @@ def test_a_photo_of_the_catalogue_finds_itself(index: Index, catalogue: Path) ->
     assert [hit.distance for hit in hits] == sorted(hit.distance for hit in hits)
 
 
-def test_distances_and_order_are_those_of_numpy(index: Index, loaded: Extractor, catalogue: Path) -> None:
+def test_distances_and_order_are_those_of_numpy(index: AnyIndex, loaded: Extractor, catalogue: Path) -> None:
     names = PhotoFiles(catalogue).names
     features = loaded([catalogue / name for name in names])
     found = index.search_features(features[:9], 6)
@@ -56,7 +60,7 @@ def test_distances_and_order_are_those_of_numpy(index: Index, loaded: Extractor,
 
 
 def test_adding_twice_adds_once_and_new_photos_get_new_ids(
-    index: Index, loaded: Extractor, catalogue: Path, tmp_path: Path
+    engine: Engine, index: AnyIndex, loaded: Extractor, catalogue: Path, tmp_path: Path
 ) -> None:
     again = index.add(loaded, PhotoFiles(catalogue))
     assert (again.added, again.known, again.unreadable) == (0, 120, [])
@@ -71,16 +75,16 @@ def test_adding_twice_adds_once_and_new_photos_get_new_ids(
     result = index.add(loaded, PhotoFiles(more))
     assert (result.added, result.known) == (1, 1)
     assert result.unreadable[0][0] == "broken.jpg"
-    hit = Index(index.directory).search(more / "new.png", 1)[0]
+    hit = engine.reopened(index).search(more / "new.png", 1)[0]
     assert (hit.id, hit.path) == (120, "new.png")
 
 
 def test_a_changed_file_takes_the_place_of_its_older_picture(
-    loaded: Extractor, catalogue: Path, tmp_path: Path
+    engine: Engine, loaded: Extractor, catalogue: Path, tmp_path: Path
 ) -> None:
     photos = shutil.copytree(catalogue / "Slippers", tmp_path / "photos")
     changed, *others = sorted(photos.rglob("*.jpg"))
-    index = Index.create(tmp_path / "index", loaded)
+    index = engine.create(loaded)
     index.add(loaded, PhotoFiles(photos))
     held = len(index)
     changed.write_bytes(next((catalogue / "Boots").rglob("*.jpg")).read_bytes())
@@ -100,14 +104,16 @@ def test_a_changed_file_takes_the_place_of_its_older_picture(
     assert index.add(loaded, PhotoFiles(photos)).added == 0
 
 
-def test_a_picture_that_changes_folders_is_not_lost(loaded: Extractor, catalogue: Path, tmp_path: Path) -> None:
+def test_a_picture_that_changes_folders_is_not_lost(
+    engine: Engine, loaded: Extractor, catalogue: Path, tmp_path: Path
+) -> None:
     pictures = [path.read_bytes() for path in sorted(catalogue.rglob("*.jpg"))[:4]]
     folders = [tmp_path / "a", tmp_path / "b"]
     for folder, (one, two) in zip(folders, (pictures[:2], pictures[2:]), strict=True):
         folder.mkdir()
         (folder / "1.jpg").write_bytes(one)
         (folder / "2.jpg").write_bytes(two)
-    index = Index.create(tmp_path / "index", loaded)
+    index = engine.create(loaded)
     index.add(loaded, PhotoFiles(folders))
     assert index.add(loaded, PhotoFiles(folders)).added == 0
     (folders[0] / "1.jpg").write_bytes(pictures[2])
@@ -118,29 +124,29 @@ def test_a_picture_that_changes_folders_is_not_lost(loaded: Extractor, catalogue
 
 
 def test_ctrl_c_publishes_what_is_embedded(
-    loaded: Extractor, catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, loaded: Extractor, catalogue: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode = index_module.decode_files
+    decode = adding.decode_files
 
     def interrupted(*arguments: Any) -> Any:
         yield next(decode(*arguments))
         raise KeyboardInterrupt
 
-    index = Index.create(tmp_path / "index", loaded)
+    index = engine.create(loaded)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(index_module, "decode_files", interrupted)
+        patch.setattr(adding, "decode_files", interrupted)
         index.add(loaded, PhotoFiles(catalogue))
-    assert len(Index(index.directory)) == 64
+    assert len(engine.reopened(index)) == 64
     assert index.add(loaded, PhotoFiles(catalogue)).added == 56
 
 
 def test_removed_items_never_come_back_and_their_ids_are_not_reused(
-    index: Index, loaded: Extractor, catalogue: Path
+    engine: Engine, index: AnyIndex, loaded: Extractor, catalogue: Path
 ) -> None:
     photo = sorted(catalogue.rglob("*.jpg"))[3]
     own = index.search(photo, 1)[0].id
     assert index.remove([own]) == 1
-    reopened = Index(index.directory)
+    reopened = engine.reopened(index)
     assert len(reopened) == 119
     assert own not in {hit.id for hit in reopened.search(photo, 119)}
     assert reopened.add(loaded, PhotoFiles(catalogue)).added == 1
@@ -152,39 +158,42 @@ def test_removed_items_never_come_back_and_their_ids_are_not_reused(
 
 
 def test_a_small_segment_limit_changes_nothing(
-    loaded: Extractor, catalogue: Path, tmp_path: Path, index: Index, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, loaded: Extractor, catalogue: Path, index: AnyIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("retrieval.index.SEGMENT_ITEMS", 50)
-    parts = Index.create(tmp_path / "parts", loaded)
+    monkeypatch.setattr("retrieval.milvus.WRITTEN", 50)
+    parts = engine.create(loaded)
     parts.add(loaded, PhotoFiles(catalogue))
-    assert len(parts.manifest["segments"]) > 1
+    assert isinstance(parts, MilvusIndex) or len(parts.manifest["segments"]) > 1
     query = sorted(catalogue.rglob("*.jpg"))[40]
     assert [hit.id for hit in parts.search(query, 20)] == [hit.id for hit in index.search(query, 20)]
 
 
 @pytest.mark.parametrize("k", [0, -3, 121])
-def test_k_must_fit_the_index(index: Index, catalogue: Path, k: int) -> None:
+def test_k_must_fit_the_index(index: AnyIndex, catalogue: Path, k: int) -> None:
     with pytest.raises(UserError, match="holds 120 items"):
         index.search(next(catalogue.rglob("*.jpg")), k)
 
 
-def test_features_of_another_width_are_refused(index: Index) -> None:
+def test_features_of_another_width_are_refused(index: AnyIndex) -> None:
     with pytest.raises(UserError, match="do not fit"):
         index.search_features(np.zeros((1, 7), np.float32), 1)
 
 
-def test_another_extractor_is_refused(index: Index, run: Path, catalogue: Path, tmp_path: Path) -> None:
+def test_another_extractor_is_refused(
+    engine: Engine, index: AnyIndex, run: Path, catalogue: Path, tmp_path: Path
+) -> None:
     other = export(run, tmp_path / "other", [str(catalogue / "Boots")])  # other batch-norm statistics: another function
     with pytest.raises(UserError, match="another extractor"):
         index.add(Extractor.load(other), PhotoFiles(catalogue))
-    assert len(Index(index.directory)) == 120
+    assert len(engine.reopened(index)) == 120
 
 
-def test_damage_is_named(index: Index, catalogue: Path, tmp_path: Path) -> None:
+def test_damage_is_named(local: Index, catalogue: Path, tmp_path: Path) -> None:
     photo = next(catalogue.rglob("*.jpg"))
     with pytest.raises(UserError, match="not an index"):
         Index(tmp_path)
-    manifest = index.directory / "manifest.json"
+    manifest = local.directory / "manifest.json"
     good = manifest.read_text()
     for text, words in (
         ("{", "damaged"),
@@ -195,12 +204,12 @@ def test_damage_is_named(index: Index, catalogue: Path, tmp_path: Path) -> None:
     ):
         manifest.write_text(text)
         with pytest.raises(UserError, match=words):
-            Index(index.directory)
+            Index(local.directory)
     manifest.write_text(good)
-    vectors = index.directory / "segment-000001" / "vectors.npy"
+    vectors = local.directory / "segment-000001" / "vectors.npy"
     vectors.write_bytes(vectors.read_bytes()[:5000])
     with pytest.raises(UserError, match="damaged"):
-        Index(index.directory).search(photo, 1)
+        Index(local.directory).search(photo, 1)
 
 
 def test_something_in_the_way_is_not_overwritten(loaded: Extractor, tmp_path: Path) -> None:

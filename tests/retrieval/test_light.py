@@ -69,8 +69,20 @@ def test_what_is_missing_is_named_with_its_cure(light: Path, tmp_path: Path) -> 
         assert_user_error(done, "is missing: pip install 'sole2vec[train]'")
 
 
+def test_comparisons_with_networks_are_an_extra(light: Path, catalogue: Path, tmp_path: Path) -> None:
+    order = ("-m", "retrieval", "compare", str(catalogue), "--labels", "folder", "--models", "best", "pixels16")
+    done = python(light, *order, cwd=tmp_path)
+    assert done.returncode == 0 and "pixels16" in done.stdout, done.stderr
+    assert_user_error(python(light, *order, "resnet50", cwd=tmp_path), "torchvision is missing", "'sole2vec[compare]'")
+
+
 def test_filters_are_an_extra(light: Path, catalogue: Path, tmp_path: Path) -> None:
     assert python(light, "-m", "retrieval", "index", "best", str(catalogue), "shoes", cwd=tmp_path).returncode == 0
     (tmp_path / "items.csv").write_text("id,brand\n1,Keen\n")
     done = python(light, "-m", "retrieval", "attributes", "shoes", "items.csv", cwd=tmp_path)
     assert_user_error(done, "duckdb is missing: pip install 'sole2vec[attributes]'")
+
+
+def test_milvus_is_an_extra(light: Path, tmp_path: Path) -> None:
+    done = python(light, "-m", "retrieval", "stats", "milvus://127.0.0.1:19530/shoes", cwd=tmp_path)
+    assert_user_error(done, "pymilvus is missing: pip install 'sole2vec[milvus]'")

@@ -7,7 +7,7 @@ import pytest
 from sklearn.neighbors import NearestNeighbors
 
 from infogan.errors import UserError
-from retrieval.metrics import average_precision, neighbour_report, precision_at
+from retrieval.metrics import average_precision, graded_relevance, neighbour_report, precision_at
 
 # On a line: a0 a1 b0 a2 | b1 b2, at these places. Products: a0 and a1 are colours of one product.
 PLACES = np.array([[0.0], [1.0], [2.1], [4.0], [10.0], [11.5]], np.float32)
@@ -82,6 +82,23 @@ def test_precision_and_average_precision_of_single_rows() -> None:
     assert average_precision(right, everyone, np.array([3]))[0] == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
     assert average_precision(right, everyone, np.array([9]), depth=3)[0] == pytest.approx((1 + 2 / 3) / 3)
     assert average_precision(right, everyone, np.array([0]))[0] == pytest.approx(1 + 2 / 3 + 3 / 4)
+
+
+def test_graded_precision_worked_by_hand() -> None:
+    query = ["Men", "Footwear", "Shoes", "Casual Shoes", "Black"]
+    answers = [
+        ["Men", "Footwear", "Shoes", "Casual Shoes", "Black"],  # all five: 1.0
+        ["Men", "Footwear", "Shoes", "Casual Shoes", "Brown"],  # but for the colour: 0.8
+        ["Men", "Footwear", "Shoes", "Formal Shoes", "Black"],  # but for the article: 0.8
+        ["Women", "Footwear", "Sandal", "Heels", "Black"],  # category and colour: 0.4
+        ["Women", "Apparel", "Topwear", "Tshirts", "White"],  # nothing: 0.0
+        ["Men", "Footwear", "Shoes", "Sports Shoes", ""],  # three, and a colour that nobody knows: 0.6
+    ]
+    grades = graded_relevance(np.array([query]), np.array([answers]), np.full(5, 0.2))
+    assert grades[0] == pytest.approx([1.0, 0.8, 0.8, 0.4, 0.0, 0.6])
+    assert grades.mean() == pytest.approx(3.6 / 6)  # graded P@6 of this query
+    unknown = graded_relevance(np.array([[""]]), np.array([[[""]]]), np.ones(1))
+    assert unknown == 0.0  # that both are unknown is nothing in common
 
 
 @pytest.mark.parametrize("k", [0, -1, 6, 7])

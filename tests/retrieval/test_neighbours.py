@@ -104,7 +104,7 @@ def test_it_goes_on_where_it_was(index: Index, tmp_path: Path, monkeypatch: pyte
     searched: list[int] = []
     real = module.search
 
-    def failing(parts: Any, queries: np.ndarray, k: int, within: Any) -> Any:
+    def failing(parts: Any, queries: np.ndarray, k: int, threads: Any, within: Any) -> Any:
         if len(searched) == 3:
             raise KeyboardInterrupt
         searched.append(len(queries))

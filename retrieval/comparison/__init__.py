@@ -1,0 +1,1 @@
+"""Our features beside other people's: precision, size and time, what reductions and clusters cost, graded precision."""
