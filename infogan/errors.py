@@ -24,6 +24,7 @@ _EXTRAS = {
     **dict.fromkeys(("torchvision", "timm", "sklearn", "umap", "matplotlib"), "compare"),
     **dict.fromkeys(("faiss", "threadpoolctl"), "cpu"),
     "duckdb": "attributes",
+    **dict.fromkeys(("fastapi", "uvicorn", "uvloop", "httptools", "python_multipart", "prometheus_client"), "serve"),
     "ray": "ray",
     "pymilvus": "milvus",
 }

@@ -50,16 +50,20 @@ def load_photo(source: Source, fit: str = "pad") -> np.ndarray:
     return fit_photo(open_rgb(source), fit)
 
 
-def open_rgb(source: Source) -> Image.Image:
+def open_rgb(source: Source, most_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = None) -> Image.Image:
     """The upright RGB image behind a source, at its own size; `load_photo` without the fitting.
+
+    Args:
+        most_pixels: larger images are refused by what their header says, before they are decoded.
+        formats: Pillow's names of those that may be tried on encoded bytes; default: all that it can read.
 
     Raises:
         PhotoError: as for `load_photo`.
     """
     name = str(source) if isinstance(source, str | Path) else "photo"
     try:
-        with _open(source) as image:
-            _check_size(image, name)
+        with _open(source, formats) as image:
+            _check_size(image, name, most_pixels)
             image.load()
             return _to_rgb(_upright(image))
     except PhotoError:
@@ -110,18 +114,18 @@ def check_photo_spec(spec: dict[str, Any]) -> str:
     return fit
 
 
-def _open(source: Source) -> Image.Image:
+def _open(source: Source, formats: tuple[str, ...] | None) -> Image.Image:
     if isinstance(source, Image.Image):
         return source.copy()  # the caller's image must survive our closing it
     if isinstance(source, np.ndarray):
         return Image.fromarray(source)
-    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
 
 
-def _check_size(image: Image.Image, name: str) -> None:
+def _check_size(image: Image.Image, name: str, most_pixels: int) -> None:
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise PhotoError(f"{name}: {width}×{height} is more than {MAX_PIXELS:,} pixels; scale it down first")
+    if width * height > most_pixels:
+        raise PhotoError(f"{name}: {width}×{height} is more than {most_pixels:,} pixels; scale it down first")
     if min(width, height) < MIN_SIDE:
         raise PhotoError(f"{name}: {width}×{height} pixels; a photo needs at least {MIN_SIDE}×{MIN_SIDE}")
 

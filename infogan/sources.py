@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 
 from infogan.errors import UserError
@@ -103,6 +105,40 @@ class PhotoFiles:
     def content_key(self) -> str:
         """A hash of names and contents: equal keys mean the same photos, packed or not. Reads every file."""
         return _digest(f"{entry.name}\0{entry.content()}" for entry in self._entries)
+
+
+def read_again(root: str, name: str, sha256: bytes) -> bytes | None:
+    """The bytes of a photo that `PhotoFiles` found under this root and name, if they have this sum; None: they are
+    gone, or others by now. A sum of zeros is that of any bytes."""
+    parts = PurePosixPath(name)
+    if parts.is_absolute() or ".." in parts.parts:
+        return None
+    # With several roots, a name begins with that of its own.
+    for inner in dict.fromkeys((name, name.removeprefix(f"{Path(root).stem}/"))):
+        with contextlib.suppress(OSError, KeyError, zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error):
+            content = _read_inner(Path(root), inner)
+            if not any(sha256) or hashlib.sha256(content).digest() == sha256:
+                return content
+    return None
+
+
+def _read_inner(root: Path, name: str) -> bytes:
+    stat = root.stat()
+    if root.is_dir() or root.suffix.lower() in SUFFIXES:
+        path = root / name if root.is_dir() else root
+        size, read = path.stat().st_size, path.read_bytes
+    else:
+        archive = _opened_zip(root, stat.st_mtime_ns)
+        size, read = archive.getinfo(name).file_size, partial(archive.read, name)
+    if size > MAX_PHOTO_BYTES:
+        raise OSError(f"{root}: {name} is larger than a photo")
+    return read()
+
+
+@lru_cache(maxsize=8)
+def _opened_zip(path: Path, stamp: int) -> zipfile.ZipFile:
+    """Its list of files is long to read; `stamp` changes when it does."""
+    return zipfile.ZipFile(path)
 
 
 def _digest(lines: Iterator[str]) -> str:

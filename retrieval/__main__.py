@@ -12,13 +12,15 @@
     python -m retrieval reduce     PHOTOS… --labels SCHEME | --attributes TABLE --columns NAME… [--report DIR]
     python -m retrieval describe   EXTRACTOR
     python -m retrieval verify     EXTRACTOR_OR_INDEX
+    python -m retrieval serve      INDEX [--host 127.0.0.1] [--port 8000] [--rate N]
 
 EXTRACTOR is a directory that export.py wrote, or the name of a released one, `best` or `paper`; with --int8, its
 smaller and faster form. PHOTOS is a folder (read recursively), a zip, or several. TABLE is a .csv or .parquet file
 with a column path or id; CONDITION is brand=Keen, or SQL on its other columns. INDEX is a directory; to index, search,
 remove, attributes and stats also milvus://HOST:PORT/COLLECTION, and CONDITION is then an expression of Milvus.
 `describe` prints the extractor's card; `verify` tells whether this machine computes what it should, or whether an index
-is as it was written. With --json, one object on standard output and nothing else.
+is as it was written. `serve` is a web page and an HTTP interface, until Ctrl-C; with SOLE2VEC_KEY in the environment,
+callers must show it. With --json, one object on standard output and nothing else.
 """
 
 from __future__ import annotations
@@ -41,6 +43,8 @@ from retrieval.engines import directory, index_place
 def main() -> None:
     arguments = _parser().parse_args()
     report = arguments.run(arguments)
+    if report is None:  # it has said all by itself
+        return
     if arguments.json:
         print(json.dumps(report, default=str))  # dates among attributes
     else:
@@ -79,6 +83,13 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="replay an extractor's golden photos here, or read all of an index")
     verify.add_argument("what", type=index_place, metavar="EXTRACTOR_OR_INDEX", help=f"{EXTRACTOR}; or an index")
     verify.set_defaults(run=_verify, show=_show_verification)
+
+    serve = commands.add_parser("serve", help="a page to look for shoes with, and an HTTP interface")
+    serve.add_argument("index", type=Path, metavar="INDEX")
+    serve.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, which is this machine alone")
+    serve.add_argument("--port", type=int, default=8000, help="default: 8000; 0: any that is free")
+    serve.add_argument("--rate", type=float, metavar="N", help="requests a second of each client; default: no limit")
+    serve.set_defaults(run=_serve)
 
     for command in commands.choices.values():
         command.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
@@ -156,6 +167,12 @@ def _show_verification(report: dict[str, Any]) -> None:
     )
     versions = ", ".join(map(" ".join, report["versions"].items()))
     print(f"largest differences, as parts of a vector's length; here: {versions}")
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    from retrieval.service.serving import serve
+
+    serve(arguments.index, arguments.host, arguments.port, arguments.rate, arguments.json)
 
 
 def _figure(value: float | None) -> str:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _SHORT = re.compile(r"(\w+)=([^='\"<>()]*)")
 _CACHED = 32  # filters
+_INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
+_NUMBERS = (*_INTEGERS, *(f"U{kind}" for kind in _INTEGERS), "FLOAT", "DOUBLE", "DECIMAL")
 
 
 class Attributes:
@@ -25,6 +27,10 @@ class Attributes:
     Args:
         path: a Parquet file that `merge` wrote.
         sha256: that file's; None: it is not checked.
+
+    Attributes:
+        names: of the columns but `id`.
+        numbers: those of them that hold numbers.
 
     Raises:
         UserError: it is missing, damaged or altered.
@@ -45,7 +51,10 @@ class Attributes:
         # One thread: a query's rows are few, and threads wait for each other longer than they take.
         for setting in ("threads = 1", "enable_external_access = false", "lock_configuration = true"):
             self._connection.execute(f"SET {setting}")
-        self.names = self._connection.table("items").columns[1:]
+        table = self._connection.table("items")
+        self.names = table.columns[1:]
+        kinds = zip(self.names, map(str, table.types[1:]), strict=True)
+        self.numbers = frozenset(name for name, kind in kinds if kind.startswith(_NUMBERS))
         self._found: dict[str, np.ndarray] = {}
 
     def matching(self, where: str) -> np.ndarray:
@@ -90,9 +99,24 @@ class Attributes:
         """
         if name not in self.names:
             raise UserError(f"no attribute {name!r}; the attributes are {', '.join(self.names)}")
-        rows = self._connection.cursor().table("items").project(f"id, CAST({_quoted(name)} AS VARCHAR)").fetchall()
+        rows = self._connection.cursor().table("items").project(f"id, CAST({quoted(name)} AS VARCHAR)").fetchall()
         known = dict(rows)
         return np.array([known.get(item) for item in ids.tolist()] + [None], object)[:-1]
+
+    def summary(self) -> dict[str, tuple[int, Any, Any]]:
+        """Of each attribute, how many different values it has, the least and the greatest; None where it has none."""
+        columns = ", ".join(f"count(DISTINCT {q}), min({q}), max({q})" for q in map(quoted, self.names))
+        row = self._connection.cursor().execute(f"SELECT {columns} FROM items").fetchone()
+        assert row is not None
+        return {name: row[3 * i : 3 * i + 3] for i, name in enumerate(self.names)}
+
+    def counts(self, name: str, ids: np.ndarray, most: int) -> list[tuple[str, int]]:
+        """The values of one attribute, as text, with how many of these items have them: the `most` frequent first."""
+        cursor = self._connection.cursor()
+        cursor.register("chosen", {"id": ids})
+        value = f"CAST({quoted(name)} AS VARCHAR)"
+        query = f"SELECT {value}, count(*) FROM items SEMI JOIN chosen USING (id) WHERE {value} IS NOT NULL"
+        return cursor.execute(f"{query} GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {most}").fetchall()
 
 
 def name_and_value(where: str) -> tuple[str, str] | None:
@@ -139,7 +163,7 @@ def merge(table: Path, ids: np.ndarray, paths: Sequence[str], older: Path | None
         live = {"id": ids, "path": np.array([*paths, None], object)[:-1]}
         connection.register("live", live)
         names = [name for name in connection.table("new").columns if name not in ("id", "path")]
-        chosen = ", ".join(_quoted(name) for name in names)
+        chosen = ", ".join(quoted(name) for name in names)
         connection.execute(
             f"CREATE TABLE fresh AS SELECT live.id AS id, {chosen} FROM live JOIN new ON live.{key} = new.{key}"
         )
@@ -192,7 +216,7 @@ def _write_merged(connection: DuckDBPyConnection, names: list[str], older: Path 
         fresh_types = dict(zip(fresh.columns, map(str, fresh.types), strict=True))
         columns = ["coalesce(fresh.id, older.id) AS id"]
         for name in dict.fromkeys([*former.columns[1:], *names]):
-            one, other = f"fresh.{_quoted(name)}", f"older.{_quoted(name)}"
+            one, other = f"fresh.{quoted(name)}", f"older.{quoted(name)}"
             if name not in types:
                 value = one
             elif name not in fresh_types:
@@ -201,7 +225,7 @@ def _write_merged(connection: DuckDBPyConnection, names: list[str], older: Path 
                 if types[name] != fresh_types[name]:  # it is text from now on
                     one, other = f"CAST({one} AS VARCHAR)", f"CAST({other} AS VARCHAR)"
                 value = f"CASE WHEN fresh.id IS NULL THEN {other} ELSE {one} END"
-            columns.append(f"{value} AS {_quoted(name)}")
+            columns.append(f"{value} AS {quoted(name)}")
         query = f"SELECT {', '.join(columns)} FROM fresh FULL JOIN older ON fresh.id = older.id"
     connection.execute(f"COPY ({query} ORDER BY 1) TO {literal(target)} (FORMAT parquet)")
 
@@ -212,7 +236,8 @@ def _pair(connection: DuckDBPyConnection, query: str) -> tuple[int, int]:
     return row[0], row[1]
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """A column's name as it is written in SQL."""
     return '"' + name.replace('"', '""') + '"'
 
 

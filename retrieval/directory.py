@@ -11,6 +11,7 @@ from infogan.errors import UserError
 
 FORMAT = 2
 CONFIG, MODEL, INT8, GOLDEN = "config.json", "model.onnx", "model.int8.onnx", "golden.npz"
+GENERATOR = "generator.onnx"
 RELEASED = {"best": "best-utzap50k", "paper": "paper-utzap50k"}
 
 
@@ -65,7 +66,8 @@ def read_files(directory: Path, config: dict[str, Any], needed: str) -> bytes:
     """
     recorded = config["sha256"]
     if needed not in recorded:
-        raise UserError(f"{directory}: has no {needed}; export again, with --int8 for the int8 form")
+        cure = {INT8: ", with --int8 for the int8 form", GENERATOR: " with --with-generator"}.get(needed, "")
+        raise UserError(f"{directory}: has no {needed}; export again{cure}")
     content = b""
     for name, digest in recorded.items():
         path = directory / name

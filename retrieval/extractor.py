@@ -18,7 +18,7 @@ from PIL import Image
 from infogan.photo import SIZE, Source, check_photo_spec, load_photo
 from infogan.sources import PhotoFiles
 from retrieval.decoding import decode, in_parallel
-from retrieval.directory import CONFIG, INT8, MODEL, identity, locate, read_config, read_files
+from retrieval.directory import CONFIG, GENERATOR, INT8, MODEL, identity, locate, read_config, read_files
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -145,9 +145,10 @@ class Extractor:
             pass
         return features
 
-    def files(self) -> tuple[str, str]:
-        """The files of its directory that a copy needs to give the same features."""
-        return CONFIG, self.model
+    def files(self) -> tuple[str, ...]:
+        """The files of its directory that a copy needs to give the same features, and to draw where it can."""
+        draws = GENERATOR in self.config["sha256"] and (self.directory / GENERATOR).is_file()
+        return CONFIG, self.model, *([GENERATOR] if draws else [])
 
     def _run(self, photos: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
         planar = np.empty((len(photos), 3, SIZE, SIZE), np.uint8)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from infogan.errors import UserError
+from infogan.sources import read_again
 from retrieval.attributes import Attributes
 from retrieval.knn import Vectors, search
 from retrieval.segments import MissingSegment, Place, Rows, Segment, file_problem
@@ -128,7 +129,12 @@ class Generation:
             raise MissingSegment(f"{path}: missing; restore it or index again") from None
 
     def search(
-        self, queries: np.ndarray, k: int, where: str | None = None, exact: bool = False
+        self,
+        queries: np.ndarray,
+        k: int,
+        where: str | None = None,
+        exact: bool = False,
+        threads: int | None = None,
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """The k nearest of what meets a condition to each of (Q, D) queries, as `retrieval.knn.search` gives them.
 
@@ -139,11 +145,11 @@ class Generation:
         count = sum(map(len, parts))
         codes = None if exact or k > MOST_CODED else self.approximate
         if codes is None or count * VECTOR_PRICE <= codes.reads(count):
-            return search(parts, queries, k)
+            return search(parts, queries, k, threads)
         only = None if where is None else np.concatenate([part.searched_ids for part in parts])
         found = codes.search(queries, k, only)
         return [
-            some if len(some[0]) == min(k, count) else search(parts, query[None], k)[0]
+            some if len(some[0]) == min(k, count) else search(parts, query[None], k, threads)[0]
             for some, query in zip(found, queries, strict=True)
         ]
 
@@ -182,6 +188,12 @@ class Generation:
         last = int(np.searchsorted(self._first_ids, item, "right")) - 1
         segment = self.segments[last]
         return segment.place(int(np.searchsorted(segment.ids, item)))
+
+    def photo(self, item: int) -> bytes | None:
+        """The file of an item; None: it is gone, or another one by now."""
+        root, path = self.place(item)
+        segment = next(segment for segment in reversed(self.segments) if segment.ids[0] <= item)
+        return read_again(root, path, segment.items["sha256"][np.searchsorted(segment.ids, item)].tobytes())
 
     def live(self) -> Iterator[tuple[Segment, np.ndarray]]:
         """Each segment with the rows of it that are not removed."""

@@ -55,10 +55,13 @@ class Index:
     Ids are counted up from 0 and never used again. Adding a photo twice adds it once, also from another folder or zip.
     A file that has changed or moved is a new item, and takes the old one's place. One index may be searched by many
     threads.
+
+    Args:
+        threads: of a search for several queries; default: the machine's cores.
     """
 
-    def __init__(self, directory: str | Path) -> None:
-        self.directory = Path(directory)
+    def __init__(self, directory: str | Path, threads: int | None = None) -> None:
+        self.directory, self.threads = Path(directory), threads
         self._now: Generation | None = None
         self._stamp: tuple[int, ...] = ()
         self.reload()
@@ -115,6 +118,12 @@ class Index:
         assert self._now is not None
         return self._now
 
+    def newest(self) -> Generation:
+        """What it holds by now; opened anew where it has changed."""
+        if self._stamped() != self._stamp:
+            self.reload()
+        return self.now
+
     @property
     def manifest(self) -> dict[str, Any]:
         return self.now.manifest
@@ -154,13 +163,11 @@ class Index:
             UserError: k is not in 1 … number of items, the queries have another width or are not finite, or the
                 condition is malformed.
         """
-        if self._stamped() != self._stamp:
-            self.reload()
-        now = self.now
+        now = self.newest()
         if not 1 <= k <= len(now):
             raise UserError(f"k is {k}; the index holds {len(now):,} items, so it must be in 1 … {len(now):,}")
         check_vectors(queries, now.width)
-        found = now.search(queries, k, where, exact)
+        found = now.search(queries, k, where, exact, self.threads)
         ids = np.concatenate([ids for _, ids in found]) if found else np.empty(0, np.int64)
         known = now.attributes.of(np.unique(ids).tolist()) if now.attributes else {}
         return [

@@ -15,26 +15,28 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from infogan.edges import AnyTrunk, EdgeTrunk
 from infogan.errors import UserError
 from infogan.files import write_atomically
 from infogan.photo import SIZE, photo_spec
 from infogan.trunk import settle
-from retrieval.directory import CONFIG, FORMAT, GOLDEN, INT8
+from retrieval.directory import CONFIG, FORMAT, GENERATOR, GOLDEN, INT8
 from retrieval.golden import write_golden
 from retrieval.labels import label_photos
 from training.config import photo_roots
-from training.forms import FORMS, OPSET, TOLERANCE, check_parity, write_forms
+from training.forms import FORMS, OPSET, TOLERANCE, check_parity, write_forms, write_generator
 from training.golden import golden_photos
-from training.networks import build_trunk
+from training.naming import name_codes
+from training.networks import build_generator, build_trunk
 from training.photos import PhotoStore, Signed, open_store
 from training.run import DamagedCheckpoint, checkpoint_config, checkpoints, load_checkpoint, read_config
 from training.selection import candidates, choose_all, read_rows, table
 
 NORM_PHOTOS = 4096
 PARITY_PHOTOS = 256
-FILES = {*FORMS, INT8, GOLDEN, CONFIG, "README.md"}
+FILES = {*FORMS, INT8, GENERATOR, GOLDEN, CONFIG, "README.md"}
 
 
 def export(
@@ -43,6 +45,7 @@ def export(
     photos: list[str] | None,
     rule: str | None = None,
     int8: tuple[list[str], str] | None = None,
+    generator: bool = False,
 ) -> Path:
     """Write the extractor of a checkpoint: of the one given, or of the one that a rule takes from a run.
 
@@ -56,6 +59,7 @@ def export(
         rule: one of `training.config.RULES`; default: `train.selection` of the run's config.
         int8: labelled photos and their scheme, by which an int8 form is judged; it is written where it loses no more
             than 0.005 of P@5 and is faster here. Default: there is none.
+        generator: write the generator too, so that shoes can be drawn with what the extractor came from.
 
     Returns:
         The directory written.
@@ -84,6 +88,8 @@ def export(
         described = _description(trunk, learned, config, checkpoint)
         if judged_by is not None:
             described |= _add_int8(temporary, store, *judged_by)
+        if generator:
+            described |= _add_generator(temporary, checkpoint, config, path)
         _write_config(temporary, described)
         check_parity(temporary, trunk, store.read(np.arange(min(PARITY_PHOTOS, len(store)))))
         write_golden(temporary, golden_photos())
@@ -101,15 +107,20 @@ def export(
 def load_trunk(checkpoint: dict[str, Any], config: DictConfig, path: Path) -> AnyTrunk:
     """The trunk of a loaded checkpoint, on the CPU; the averaged one where training kept an average."""
     trunk = build_trunk(config.model.trunk)
+    _load_player(trunk, "discriminator", "trunk.", checkpoint, path)
+    return trunk
+
+
+def _load_player(network: nn.Module, player: str, part: str, checkpoint: dict[str, Any], path: Path) -> None:
+    """Give a network the weights that one of the two players has, or a part of it; averaged ones where there are."""
     state = checkpoint["state_dict"]
-    averaged = any(name.startswith("ema_discriminator.") for name in state)
-    prefix = "ema_discriminator.trunk." if averaged else "discriminator.trunk."
+    averaged = any(name.startswith(f"ema_{player}.") for name in state)
+    prefix = f"{'ema_' if averaged else ''}{player}.{part}"
     weights = {name.removeprefix(prefix): weight for name, weight in state.items() if name.startswith(prefix)}
     try:
-        trunk.load_state_dict(weights)
+        network.load_state_dict(weights)
     except RuntimeError:
         raise UserError(f"{path}: its weights are not those of its own config; use an unaltered checkpoint") from None
-    return trunk
 
 
 def _select(source: Path, rule: str | None) -> tuple[Path, dict[str, Any] | None]:
@@ -177,6 +188,15 @@ def _add_int8(directory: Path, calibration: PhotoStore, photos: PhotoStore, sche
     return {"int8": asdict(judgement)}
 
 
+def _add_generator(directory: Path, checkpoint: dict[str, Any], config: DictConfig, path: Path) -> dict[str, Any]:
+    """Write the generator; what `config.json` says of it."""
+    generator = build_generator(config.model).eval()
+    _load_player(generator, "generator", "", checkpoint, path)
+    write_generator(generator, directory / GENERATOR)
+    prior = generator.prior
+    return {"generator": {"noise": prior.noise, "labels": name_codes(generator), "categories": prior.categories}}
+
+
 def _description(
     trunk: AnyTrunk, learned: dict[str, list[int]], config: DictConfig, checkpoint: dict[str, Any]
 ) -> dict[str, Any]:
@@ -202,7 +222,7 @@ def _description(
 
 
 def _write_config(directory: Path, described: dict[str, Any]) -> None:
-    files = [name for name in (*FORMS, INT8, GOLDEN) if (directory / name).exists()]
+    files = [name for name in (*FORMS, INT8, GENERATOR, GOLDEN) if (directory / name).exists()]
     sums = {name: hashlib.sha256((directory / name).read_bytes()).hexdigest() for name in files}
     content = {**described, "sha256": sums}
     short_lists = re.sub(r"\[[^\[\]{}]*\]", lambda found: re.sub(r"\s+", " ", found[0]), json.dumps(content, indent=2))
@@ -224,7 +244,9 @@ def _card(
     has_norms = not isinstance(trunk, EdgeTrunk)
     photos = min(NORM_PHOTOS, len(store))
     settled = f" Batch-norm statistics\nwere estimated on {photos:,} real photos." if has_norms else ""
-    int8 = f"\n| int8 form | `{INT8}`: {_int8_figures(described['int8'])} |" if "int8" in described else ""
+    more = f"\n| generator | `{GENERATOR}`: latents to photos |" if "generator" in described else ""
+    if "int8" in described:
+        more += f"\n| int8 form | `{INT8}`: {_int8_figures(described['int8'])} |"
     return f"""# {config.name} at {kimg:g} kimg
 
 A sole2vec feature extractor: the discriminator trunk of an InfoGAN, trained without labels on the photos of
@@ -237,7 +259,7 @@ The checkpoint, `{path.name}`, was {how}.
 | input | `photos` (N, 3, 128, 128) uint8, RGB, fitted with `{config.data.fit}` (see `photo` in `config.json`) |
 | output | `features` (N, {trunk.num_features}) float32; compare by Euclidean distance |
 | weights | {sum(parameter.numel() for parameter in trunk.parameters()):,} |
-| forms | `model.safetensors` (archive), `model.onnx` (opset {OPSET}), `model.pt2`; they agree to {TOLERANCE:g} |{int8}
+| forms | `model.safetensors` (archive), `model.onnx` (opset {OPSET}), `model.pt2`; they agree to {TOLERANCE:g} |{more}
 | seed | {config.seed} |
 
 ```python

@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import torch
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from infogan.dropout import Dropout
 from infogan.edges import AnyTrunk
 from infogan.files import write_atomically
+from infogan.generator import Generator
 from infogan.trunk import PhotoToFeatures
-from retrieval.extractor import Extractor
+from retrieval.extractor import Extractor, session_options
 
 OPSET = 18
 FORMS = ("model.onnx", "model.safetensors", "model.pt2")
@@ -52,23 +54,62 @@ def write_forms(trunk: AnyTrunk, directory: Path) -> dict[str, list[int]]:
         for node in graph.graph.nodes if isinstance(graph, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)  # names source files of this machine
     write_atomically(directory / "model.pt2", _saved(program))
+    model = _onnx(program, example, "photos", "features")
+    write_atomically(directory / "model.onnx", model.SerializeToString())
+    learned = dict(network.named_parameters())
+    return {item.name: list(item.dims) for item in model.graph.initializer if item.name in learned}
+
+
+class _LatentsToPhotos(nn.Module):
+    """A generator whose photos are what extractors take."""
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """(N, prior.size) float32 → (N, 3, 128, 128) uint8."""
+        return (self.generator(latents) * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def write_generator(generator: Generator, path: Path) -> None:
+    """Write a generator as ONNX, `latents` in and `photos` out, and check it.
+
+    Raises:
+        RuntimeError: it draws otherwise than the network it came from; nothing is exported then.
+    """
+    network = _LatentsToPhotos(generator).eval()
+    latents = generator.prior.sample(7, torch.device("cpu"), torch.Generator().manual_seed(0))
+    batch = ({0: torch.export.Dim("batch", min=1)},)
+    program = torch.export.export(network, (latents[:2],), dynamic_shapes=batch)
+    model = _onnx(program, latents[:2], "latents", "photos").SerializeToString()
+    session = ort.InferenceSession(model, session_options(), providers=["CPUExecutionProvider"])
+    for size in (1, 2, 7):
+        with torch.no_grad():
+            truth = network(latents[:size]).numpy().astype(int)
+        off = np.abs(session.run(None, {"latents": latents[:size].numpy()})[0] - truth).max()
+        if off > 1:  # of 255, where both have rounded
+            raise RuntimeError(f"{path.name} is off by {off} of 255 at batch {size}; nothing was exported")
+    write_atomically(path, model)
+
+
+def _onnx(program: torch.export.ExportedProgram, example: Tensor, taken: str, given: str) -> Any:
+    """The program as an ONNX model, which names no source files of this machine."""
     with _quiet():
         exported = torch.onnx.export(
             program,
             (example,),
             dynamo=True,
-            input_names=["photos"],
-            output_names=["features"],
-            dynamic_shapes=batch,
+            input_names=[taken],
+            output_names=[given],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
             opset_version=OPSET,
         )
     assert exported is not None
     model = exported.model_proto
     for item in [model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info]:
-        item.ClearField("metadata_props")  # the same
-    write_atomically(directory / "model.onnx", model.SerializeToString())
-    learned = dict(network.named_parameters())
-    return {item.name: list(item.dims) for item in model.graph.initializer if item.name in learned}
+        item.ClearField("metadata_props")
+    return model
 
 
 def _saved(program: torch.export.ExportedProgram) -> bytes:

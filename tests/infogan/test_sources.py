@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import zipfile
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from infogan import sources
 from infogan.errors import UserError
-from infogan.sources import PhotoFiles
+from infogan.sources import PhotoFiles, read_again
 
 
 def make_folder(root: Path, **files: bytes) -> Path:
@@ -139,3 +140,28 @@ def test_nothing_there_is_said_plainly(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("a")
     with pytest.raises(UserError, match="not a readable zip"):
         PhotoFiles(tmp_path / "list.csv")
+
+
+def test_what_was_listed_is_read_again(tmp_path: Path) -> None:
+    folder, packed = tmp_path / "boots", tmp_path / "shoes.zip"
+    (folder / "a").mkdir(parents=True)
+    (folder / "a" / "1.jpg").write_bytes(b"one")
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("b/2.jpg", b"two")
+    roots: list[list[Path]] = [[folder], [packed], [folder, packed], [folder / "a" / "1.jpg"]]
+    for some in roots:
+        files = PhotoFiles(some)
+        for row, name in enumerate(files.names):
+            content = files.read(row)
+            for digest in (hashlib.sha256(content).digest(), bytes(32)):
+                assert read_again(files.root(row), name, digest) == content
+            assert read_again(files.root(row), name, b"1" * 32) is None
+    for root, name in (
+        (folder / "a", "../a/1.jpg"),
+        (tmp_path, str(folder / "a" / "1.jpg")),
+        (packed, "b/3.jpg"),
+        (tmp_path / "no", "1.jpg"),
+    ):
+        assert read_again(str(root), name, bytes(32)) is None
+    packed.write_bytes(b"no archive any more")
+    assert read_again(str(packed), "b/2.jpg", bytes(32)) is None
