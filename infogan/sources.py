@@ -44,12 +44,10 @@ class _Entry:
             return "unreadable"
 
 
-_archive = lru_cache(16)(zipfile.ZipFile)  # listing a large one takes longer than reading from it
-
-
 def _reopened(name: str, root: str, packed: bool, location: str, stamp: str) -> _Entry:
     """An entry that was sent to this process."""
-    return _Entry(name, root, _archive(root) if packed else None, location, stamp)
+    archive = _opened_zip(Path(root), Path(root).stat().st_mtime_ns) if packed else None
+    return _Entry(name, root, archive, location, stamp)
 
 
 class PhotoFiles:

@@ -115,7 +115,7 @@ def _chosen(
     @cache
     def recall(probes: int) -> dict[int, float]:
         """By vectors measured for each neighbour."""
-        found = _candidates(index, queries @ axes, 10 * _MEASURED[-1] + _NEAR, probes, None)
+        found = _candidates(index, queries @ axes, 10 * _MEASURED[-1] + _NEAR, probes)
         ours = found[:, :, None] == nearest[:, None]
         rank = (~ours[:, :, :_NEAR].any(axis=2)).cumsum(axis=1)
         right = ours[:, :, _NEAR:].any(axis=2)
@@ -129,12 +129,17 @@ def _chosen(
 
 
 def _candidates(
-    index: faiss.IndexIVFScalarQuantizer, projected: np.ndarray, count: int, probes: int, allowed: np.ndarray | None
+    index: faiss.IndexIVFScalarQuantizer,
+    projected: np.ndarray,
+    count: int,
+    probes: int,
+    allowed: np.ndarray | None = None,
+    threads: int | None = None,
 ) -> np.ndarray:
     """(Q, count) ids of the best codes in the nearest lists, -1 where there are fewer; `allowed`: a bit for each id."""
     selector = None if allowed is None else faiss.IDSelectorBitmap(allowed)
     options = faiss.SearchParametersIVF(nprobe=probes, sel=selector)
-    faiss.omp_set_num_threads(1 if len(projected) == 1 else os.cpu_count() or 1)
+    faiss.omp_set_num_threads(1 if len(projected) == 1 else threads or os.cpu_count() or 1)
     return index.search(projected, count, params=options)[1]
 
 
@@ -183,12 +188,13 @@ class Approximate:
         return self._probes(count) * self._index.ntotal // self._index.nlist
 
     def search(
-        self, queries: np.ndarray, k: int, only: np.ndarray | None = None
+        self, queries: np.ndarray, k: int, only: np.ndarray | None = None, threads: int | None = None
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """The k nearest to each of (Q, D) queries, nearly always; fewer where the lists hold no more.
 
         Args:
             only: ids of the items that are searched.
+            threads: default, the machine's cores; a single query takes one.
 
         Returns:
             As `retrieval.knn.search`.
@@ -199,7 +205,7 @@ class Approximate:
             mask[only] = True
             allowed = np.packbits(mask, bitorder="little")
         probes = self._probes(self._index.ntotal if only is None else len(only))
-        found = _candidates(self._index, queries @ self._axes, k * self.measured, probes, allowed)
+        found = _candidates(self._index, queries @ self._axes, k * self.measured, probes, allowed, threads)
         owners, places = np.nonzero(found >= 0)
         ids = found[owners, places]
         candidates = np.empty(len(ids), CANDIDATE)

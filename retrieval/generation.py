@@ -147,7 +147,7 @@ class Generation:
         if codes is None or count * VECTOR_PRICE <= codes.reads(count):
             return search(parts, queries, k, threads)
         only = None if where is None else np.concatenate([part.searched_ids for part in parts])
-        found = codes.search(queries, k, only)
+        found = codes.search(queries, k, only, threads)
         return [
             some if len(some[0]) == min(k, count) else search(parts, query[None], k, threads)[0]
             for some, query in zip(found, queries, strict=True)
