@@ -95,8 +95,10 @@ def load_network(name: str, output: bool, weights_dir: Path | None = None, rando
 
 def build_network(name: str, output: bool, weights_dir: Path | None, random_init: bool) -> Network:
     """The same in PyTorch."""
+    from torchvision import models  # first: where both are missing, what brings torchvision brings torch too
+
+    # isort: split
     import torch
-    from torchvision import models  # before torch, which is a part of what installs it
 
     torch.set_num_threads(1)  # small maps are prepared, in several threads of ours
     bare, _, tag = name.partition(".")
@@ -267,7 +269,8 @@ def _hub_answers() -> bool:
     from huggingface_hub import constants
 
     try:
-        urllib.request.urlopen(constants.ENDPOINT, timeout=PATIENCE).close()
+        # Not `urlopen`, which would keep this moment's proxies for whatever the process asks later.
+        urllib.request.build_opener().open(constants.ENDPOINT, timeout=PATIENCE).close()
     except urllib.error.HTTPError:
         return True
     except OSError:

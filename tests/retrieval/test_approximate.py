@@ -58,7 +58,7 @@ def test_compaction_codes_it_and_search_reads_a_part(index: Index, monkeypatch: 
     text = command("-m", "retrieval", "stats", str(index.directory)).stdout
     assert "search: approximate, reads" in text and "--exact finds all" in text
     # The exact road is not what answered above, and is what answers where more are wanted.
-    monkeypatch.setattr(generation, "search", lambda parts, queries, k: [(np.array([7.0]), np.array([7]))])
+    monkeypatch.setattr(generation, "search", lambda *_: [(np.array([7.0]), np.array([7]))])
     assert found(index, queries[:1]) != [[(7, 7.0)]]
     assert found(index, queries[:1], 101) == [[(7, 7.0)]]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ class _Boom:
 
 
 @pytest.fixture(autouse=True)
-def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """No cache, and a network that leads nowhere, as behind a wall: nothing is downloaded by a test."""
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -47,6 +49,8 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name, raising=False)
     for name in ("HF_HOME", "TORCH_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "cache"))
+    yield
+    urllib.request.install_opener(None)  # torch's downloads have made one with these proxies
 
 
 @pytest.fixture(scope="module")
