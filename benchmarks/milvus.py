@@ -25,6 +25,8 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
+from pymilvus import MilvusClient
+from pymilvus.exceptions import MilvusException
 
 from infogan.errors import ArgumentParser, UserError, run_command
 from retrieval import milvus
@@ -51,14 +53,25 @@ def start_lite(data: Path, port: int) -> subprocess.Popen[bytes]:
     with data.with_suffix(".log").open("ab") as log:
         order = [LITE, "server", "--data-dir", data, "--host", "127.0.0.1", "--port", str(port)]
         server = subprocess.Popen(order, stdout=log, stderr=log)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and server.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return server
+        if _answers(port):
+            return server
         time.sleep(0.05)
     server.kill()
     raise UserError(f"{LITE}: does not start; see {data.with_suffix('.log')}")
+
+
+def _answers(port: int) -> bool:
+    """It listens before it can answer."""
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)):
+            return False
+    try:
+        MilvusClient(f"http://127.0.0.1:{port}", timeout=10).list_collections(timeout=10)
+    except MilvusException:
+        return False
+    return True
 
 
 @contextmanager

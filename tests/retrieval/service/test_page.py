@@ -180,6 +180,8 @@ def test_nothing_serious_for_those_who_cannot_see_it(browser: Browser, service: 
             expect(page.locator("#why-words" if state == "why" else "#status")).to_contain_text(
                 re.compile("lit|of|shoes")
             )
+            expect(page.locator("#hits.waiting")).to_have_count(0)
+            page.wait_for_timeout(300)  # they fade in, and are paler until then
             found = Axe().run(page).response["violations"]
             serious = [
                 (one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")
