@@ -216,7 +216,8 @@ class Approximate:
             for start in range(0, len(mine), _AT_ONCE):
                 some = mine[start : start + _AT_ONCE]
                 rows = candidates["place"][some]
-                products = np.vecdot(part.vectors[rows], queries[owners[some]])
+                asking = queries if len(queries) == 1 else queries[owners[some]]
+                products = np.vecdot(part.vectors[rows], asking)
                 candidates["score"][some] = products - part.half_squares[rows]
         return measured(self._parts, pruned(self._parts, candidates, queries, k), queries, k)
 

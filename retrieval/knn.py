@@ -8,7 +8,7 @@ again in float64, so the answer is exact, and the same however the vectors are d
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 _ROWS = 2048  # of a product: 64 queries' scores of them stay in the cache
+_ROWS_ALONE = 8192  # of one query's dot products, each stretch of which costs as much again as a few hundred of them
 _QUERIES = 256  # at once: from there on a product is as fast as the processor
 _PRUNE = 8192  # candidates
 _MEASURED = 128  # at once: they stay in the cache
@@ -112,7 +113,7 @@ def search(
     """
     queries = np.ascontiguousarray(queries, np.float32)
     workers = 1 if len(queries) == 1 else threads or os.cpu_count() or 1
-    blocks = _blocks(parts)
+    blocks = _blocks(parts, _ROWS_ALONE if len(queries) == 1 else _ROWS)
     found: list[tuple[np.ndarray, np.ndarray]] = []
     with _single_threaded_products(), ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(queries), _QUERIES):
@@ -127,12 +128,12 @@ def search(
     return found
 
 
-def _blocks(parts: Sequence[Vectors]) -> list[tuple[int, int, int]]:
-    """(part, start, stop) of what goes into one product."""
+def _blocks(parts: Sequence[Vectors], rows: int) -> list[tuple[int, int, int]]:
+    """(part, start, stop) of what goes into one product: at most so many rows."""
     return [
-        (number, start, min(start + _ROWS, len(part)))
+        (number, start, min(start + rows, len(part)))
         for number, part in enumerate(parts)
-        for start in range(0, len(part), _ROWS)
+        for start in range(0, len(part), rows)
     ]
 
 
@@ -141,7 +142,7 @@ CANDIDATE = np.dtype([("query", np.int32), ("part", np.int32), ("place", np.int6
 
 
 def _sweep(
-    parts: Sequence[Vectors], blocks: Iterable[tuple[int, int, int]], queries: np.ndarray, k: int, radii: np.ndarray
+    parts: Sequence[Vectors], blocks: Sequence[tuple[int, int, int]], queries: np.ndarray, k: int, radii: np.ndarray
 ) -> np.ndarray:
     """All in these blocks that may be among their k nearest to a query: an array of `CANDIDATE`."""
     halves_asked = half_squares(queries)
@@ -151,7 +152,8 @@ def _sweep(
     least = (halves_asked * (1 - 1e-6) - radii**2 / 2 - 2 * error).astype(np.float32)
     first = True
     kept, fresh, waiting = np.empty(0, CANDIDATE), [], 0
-    scores = np.empty((_ROWS, len(queries)), np.float32)
+    rows = max((stop - start for _, start, stop in blocks), default=0)
+    scores = np.empty((rows, len(queries)), np.float32)
     better = np.empty(scores.shape, bool)
     transposed = np.ascontiguousarray(queries.T)
     for part, start, stop in blocks:
