@@ -113,7 +113,7 @@ def search(
     """
     queries = np.ascontiguousarray(queries, np.float32)
     workers = 1 if len(queries) == 1 else threads or os.cpu_count() or 1
-    blocks = _blocks(parts, _ROWS_ALONE if len(queries) == 1 else _ROWS)
+    blocks = _blocks(parts, len(queries) == 1)
     found: list[tuple[np.ndarray, np.ndarray]] = []
     with _single_threaded_products(), ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(queries), _QUERIES):
@@ -128,12 +128,14 @@ def search(
     return found
 
 
-def _blocks(parts: Sequence[Vectors], rows: int) -> list[tuple[int, int, int]]:
-    """(part, start, stop) of what goes into one product: at most so many rows."""
+def _blocks(parts: Sequence[Vectors], alone: bool) -> list[tuple[int, int, int]]:
+    """(part, start, stop) of what goes into one product, or what one query is compared with at a time."""
+    # Rows that are picked out are copied first, and should stay in the cache.
+    sizes = [_ROWS_ALONE if alone and part.rows is None else _ROWS for part in parts]
     return [
-        (number, start, min(start + rows, len(part)))
-        for number, part in enumerate(parts)
-        for start in range(0, len(part), rows)
+        (number, start, min(start + size, len(part)))
+        for number, (part, size) in enumerate(zip(parts, sizes, strict=True))
+        for start in range(0, len(part), size)
     ]
 
 
