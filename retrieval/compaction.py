@@ -12,7 +12,7 @@ from retrieval.generation import Generation
 from retrieval.segments import Rows, described, write_segment
 
 COMPACTED_ITEMS = 250_000  # 1.5 GB
-APPROXIMATE_ITEMS = 100_000  # from there on, a query that reads everything takes a twentieth of a second and more
+APPROXIMATE_ITEMS = 100_000  # from there on, a query that reads everything takes a fortieth of a second and more
 _COPIED = 4096  # items at a time
 
 
