@@ -205,11 +205,7 @@ class Index:
         Raises:
             UserError: vectors of another width, or not finite; another process is writing.
         """
-        check_vectors(vectors, self.now.width)
-        if sha256 is None:
-            sha256 = np.zeros((len(vectors), 32), np.uint8)
-        if not len(vectors) == len(places) == len(sha256):
-            raise UserError(f"{len(vectors)} vectors, {len(places)} places and {len(sha256)} sums do not fit together")
+        sha256 = checked_sums(vectors, places, sha256, self.now.width)
         with self._writing():
             first = self.manifest["next_id"]
             for start in range(0, len(vectors), COMPACTED_ITEMS):
@@ -315,6 +311,19 @@ class Index:
             sweep(self.directory, self.manifest)
             yield
             sweep(self.directory, self.manifest)
+
+
+def checked_sums(vectors: np.ndarray, places: Sequence[Place], sha256: np.ndarray | None, width: int) -> np.ndarray:
+    """The sums of new items, (n, 32) uint8: those that were given, or 0.
+
+    Raises:
+        UserError: vectors of another width, or not finite; there are more of one than of another.
+    """
+    check_vectors(vectors, width)
+    sums = np.zeros((len(vectors), 32), np.uint8) if sha256 is None else sha256
+    if not len(vectors) == len(places) == len(sums):
+        raise UserError(f"{len(vectors)} vectors, {len(places)} places and {len(sums)} sums do not fit together")
+    return sums
 
 
 def check_vectors(vectors: np.ndarray, width: int) -> None:

@@ -20,7 +20,7 @@ from infogan.photo import Source
 from infogan.sources import PhotoFiles
 from retrieval.adding import Added, add_photos
 from retrieval.extractor import Extractor
-from retrieval.index import Hit, check_vectors
+from retrieval.index import Hit, check_vectors, checked_sums
 from retrieval.milvus_collection import FIELDS, ITEMS, WRITTEN, MilvusCollection, Refused, stretches
 from retrieval.milvus_conditions import milvus_condition
 from retrieval.segments import Place, place_key
@@ -185,11 +185,7 @@ class MilvusIndex:
         Raises:
             UserError: vectors of another width, or not finite; a name that is not UTF-8; another process is writing.
         """
-        check_vectors(vectors, self.num_features)
-        if sha256 is None:
-            sha256 = np.zeros((len(vectors), 32), np.uint8)
-        if not len(vectors) == len(places) == len(sha256):
-            raise UserError(f"{len(vectors)} vectors, {len(places)} places and {len(sha256)} sums do not fit together")
+        sha256 = checked_sums(vectors, places, sha256, self.num_features)
         return self._publish(vectors, places, sha256, set())
 
     def _publish(self, vectors: np.ndarray, places: Sequence[Place], sha256: np.ndarray, gone: set[int]) -> range:
