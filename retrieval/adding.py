@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from infogan.sources import PhotoFiles
-from retrieval.decoding import Decoded, decode, decode_files
+from retrieval.decoding import Decoded, decode, decode_files, tracked
 from retrieval.directory import INT8
 from retrieval.extractor import Extractor
 from retrieval.generation import Generation
@@ -84,11 +82,7 @@ def _read(items: Items, extractor: Extractor, files: PhotoFiles, engine: str | N
     make = partial(_Embedder, extractor.directory.absolute(), extractor.model == INT8, items.heads)
     starts = range(0, len(files), _STRETCH)
     parts = (files.part(range(start, min(start + _STRETCH, len(files)))) for start in starts)
-    console = Console(stderr=True)
-    found = zip(starts, spread(make, parts, engine), strict=True)
-    for start, (decoded, known) in track(
-        found, "indexing", len(starts), console=console, disable=not console.is_terminal
-    ):
+    for start, (decoded, known) in zip(tracked(starts, "indexing"), spread(make, parts, engine), strict=True):
         decoded.rows = [start + row for row in decoded.rows]
         decoded.failures = [(start + row, reason) for row, reason in decoded.failures]
         yield decoded, partial(_looked_up, known, decoded, extractor, files)

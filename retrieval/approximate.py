@@ -21,7 +21,7 @@ import numpy as np
 
 from infogan.errors import UserError
 from infogan.files import naming
-from retrieval.knn import CANDIDATE, Vectors, measured, pruned, search
+from retrieval.knn import CANDIDATE, Vectors, measured, pruned, search, searched_ids
 from retrieval.segments import described
 
 RECALL = 0.99  # of the ten nearest, on average
@@ -67,7 +67,7 @@ def _blocks(parts: Sequence[Vectors]) -> Iterator[tuple[np.ndarray, np.ndarray]]
 
 def _trained(parts: Sequence[Vectors], lists: int) -> tuple[np.ndarray, faiss.IndexIVFScalarQuantizer]:
     """Axes, (D, 128) float32, and an empty inverted file, learned from a sample."""
-    ids = np.concatenate([part.searched_ids for part in parts])
+    ids = searched_ids(parts)
     sample = np.random.default_rng(0).permutation(ids)[: _PER_LIST * lists]
     chosen = [part.of_ids(sample) for part in parts]
     total = sum(block.sum(0, dtype=np.float64) for _, block in _blocks(chosen)) / len(sample)
@@ -107,7 +107,7 @@ def _chosen(
     Items are asked for the ten that come after their thirty nearest, as if those were not there: they are often near
     duplicates and easily found, and a photo from outside has none.
     """
-    ids = np.concatenate([part.searched_ids for part in parts])
+    ids = searched_ids(parts)
     asked = np.random.default_rng(1).permutation(ids)[:_ASKED]
     queries = np.concatenate([vectors for part in parts for _, vectors in _blocks([part.of_ids(asked)])])
     nearest = np.stack([ids[: _NEAR + 10] for _, ids in search(parts, queries, _NEAR + 10)])

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 _SHORT = re.compile(r"(\w+)=([^='\"<>()]*)")
-_CACHED = 32  # filters
 _INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
 _NUMBERS = (*_INTEGERS, *(f"U{kind}" for kind in _INTEGERS), "FLOAT", "DOUBLE", "DECIMAL")
 
@@ -55,7 +54,6 @@ class Attributes:
         self.names = table.columns[1:]
         kinds = zip(self.names, map(str, table.types[1:]), strict=True)
         self.numbers = frozenset(name for name, kind in kinds if kind.startswith(_NUMBERS))
-        self._found: dict[str, np.ndarray] = {}
 
     def matching(self, where: str) -> np.ndarray:
         """The ids of the items that meet a condition, ascending int64.
@@ -68,20 +66,16 @@ class Attributes:
         """
         import duckdb
 
-        if where not in self._found:
-            short = name_and_value(where)
-            # Not as a statement, which could hold others: an expression alone is parsed.
-            condition = f'"{short[0]}" = {literal(short[1])}' if short else where
-            try:
-                found = self._connection.cursor().table("items").filter(condition).project("id").fetchnumpy()["id"]
-            except duckdb.Error as error:
-                reason = re.sub(r"^\w+ Error: ", "", str(error).splitlines()[0]).rstrip("!")
-                there = f"the attributes are {', '.join(self.names)}"
-                raise UserError(f"--where {where!r}: {reason}; {there}") from None
-            if len(self._found) >= _CACHED:
-                self._found.clear()
-            self._found[where] = np.sort(np.asarray(found, np.int64))
-        return self._found[where]
+        short = name_and_value(where)
+        # Not as a statement, which could hold others: an expression alone is parsed.
+        condition = f'"{short[0]}" = {literal(short[1])}' if short else where
+        try:
+            found = self._connection.cursor().table("items").filter(condition).project("id").fetchnumpy()["id"]
+        except duckdb.Error as error:
+            reason = re.sub(r"^\w+ Error: ", "", str(error).splitlines()[0]).rstrip("!")
+            there = f"the attributes are {', '.join(self.names)}"
+            raise UserError(f"--where {where!r}: {reason}; {there}") from None
+        return np.sort(np.asarray(found, np.int64))
 
     def of(self, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
         """The attributes of each of these items that has any."""

@@ -13,7 +13,7 @@ import numpy as np
 from infogan.errors import UserError
 from infogan.sources import read_again
 from retrieval.attributes import Attributes
-from retrieval.knn import Vectors, search
+from retrieval.knn import Vectors, search, searched_ids
 from retrieval.segments import MissingSegment, Place, Rows, Segment, file_problem
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Generation:
     @cached_property
     def ids(self) -> np.ndarray:
         """(n,) int64 of all items, ascending."""
-        return np.concatenate([np.empty(0, np.int64), *(part.searched_ids for part in self.parts)])
+        return searched_ids(self.parts)
 
     @cached_property
     def parts(self) -> list[Vectors]:
@@ -146,7 +146,7 @@ class Generation:
         codes = None if exact or k > MOST_CODED else self.approximate
         if codes is None or count * VECTOR_PRICE <= codes.reads(count):
             return search(parts, queries, k, threads)
-        only = None if where is None else np.concatenate([part.searched_ids for part in parts])
+        only = None if where is None else searched_ids(parts)
         found = codes.search(queries, k, only, threads)
         return [
             some if len(some[0]) == min(k, count) else search(parts, query[None], k, threads)[0]
@@ -164,11 +164,12 @@ class Generation:
                 f"{self.directory}: its items have no attributes, so --where finds none; give them some with:"
                 " python -m retrieval attributes INDEX TABLE"
             )
-        if where not in self._matching:
+        parts = self._matching.get(where)
+        if parts is None:
             if len(self._matching) >= _KEPT:
                 self._matching.clear()
-            self._matching[where] = self.only(self.attributes.matching(where))
-        return self._matching[where]
+            parts = self._matching[where] = self.only(self.attributes.matching(where))
+        return parts
 
     def only(self, ids: np.ndarray) -> list[Vectors]:
         """What is searched, of these items alone; ascending ids."""

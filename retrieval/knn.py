@@ -75,6 +75,11 @@ class Vectors:
         return Vectors(self.vectors, self.half_squares, self.ids, rows)
 
 
+def searched_ids(parts: Sequence[Vectors]) -> np.ndarray:
+    """The ids of all that is searched, (n,) int64."""
+    return np.concatenate([np.empty(0, np.int64), *(part.searched_ids for part in parts)])
+
+
 def half_squares(vectors: np.ndarray) -> np.ndarray:
     """|x|²/2 of each row, (n,) float32, computed in float64."""
     return (0.5 * np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)).astype(np.float32)

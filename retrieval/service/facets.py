@@ -9,6 +9,7 @@ import numpy as np
 
 from retrieval.attributes import Attributes
 from retrieval.generation import Generation
+from retrieval.knn import searched_ids
 from retrieval.service.filters import Selection
 
 _MOST_VALUES = 2000  # different ones; what has more is a description and no filter
@@ -25,7 +26,7 @@ def selected(now: Generation, selection: Selection) -> np.ndarray:
     where = selection.where(now.attributes)
     if where is None or now.attributes is None:
         return now.ids
-    return np.intersect1d(now.ids, now.attributes.matching(where), assume_unique=True)
+    return searched_ids(now.matching(where))
 
 
 def facets(now: Generation, selection: Selection) -> dict[str, Any]:
