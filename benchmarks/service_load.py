@@ -4,8 +4,9 @@
 
 Measures, one after the other: the time until `serve` is ready; the first paint of its page, if there is a Chromium;
 how many photos the extractor and the search alone answer in a second, in as many processes and as large batches as the
-service's; one client; and so many at once, by `wrk`, each of which sends a photo as soon as it has the answer to the
-one before. Prints Markdown. Memory is what belongs to the processes themselves, before and after 10,000 requests.
+service's; one client; so many at once, by `wrk`, each of which sends a photo as soon as it has the answer to the one
+before; and so many that look at each answer for up to a second. Prints Markdown. Memory is what belongs to the
+processes themselves, before and after 10,000 requests.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ WARM = 1000
 REQUESTS = 10_000  # between the two looks at memory
 ALONE = 8  # seconds, before and after the many clients
 SINGLE = 10
+PAUSE = 1000  # milliseconds that a client looks at an answer, at most
 
 # Sends the bodies of a file one after the other, and prints what came of it as JSON.
 SCRIPT = """
@@ -60,6 +62,12 @@ function done(summary, latency)
     latency:percentile(50) / 1e3, latency:percentile(99) / 1e3, latency.max / 1e3))
 end
 """
+# What wrk waits before each request, and leaves out of its latency.
+LOOKING = f"""
+function delay()
+  return math.random(0, {PAUSE})
+end
+"""
 
 
 def main() -> None:
@@ -81,6 +89,7 @@ def main() -> None:
         earlier, used = by_itself(arguments.index, photos), service.cpu()
         many = sender.send(arguments.clients, arguments.seconds)
         used = 1000 * (service.cpu() - used) / many["requests"]
+        looking = sender.send(arguments.clients, arguments.seconds, LOOKING)
         alone = [sum(pair) / 2 for pair in zip(earlier, by_itself(arguments.index, photos), strict=True)]
         sender.count(WARM)
         before = service.memory()
@@ -92,12 +101,14 @@ def main() -> None:
         f"{len(Index(arguments.index)):,} items, {os.cpu_count()} cores; ready after {ready:.1f} s; page: {painted}.\n"
     )
     print("| clients | answers | median ms | p99 ms | longest ms | errors |\n|---|---|---|---|---|---|")
-    for clients, found in ((1, one), (arguments.clients, many)):
+    for clients, found in (("1", one), (f"{arguments.clients}", many), (f"{arguments.clients}, pausing", looking)):
         speed = found["requests"] / found["seconds"]
         print(row.format(clients, speed, found["median"], found["p99"], found["max"], found["errors"]))
-    share, times = many["requests"] / many["seconds"] / alone[0], many["p99"] / one["median"]
-    print(f"\nExtractor and search alone: {alone[0]:,.0f} a second, of which the service gives {share:.2f};", end=" ")
-    print(f"p99 of {arguments.clients} clients is {times:.1f} times the median of one.")
+    share = many["requests"] / many["seconds"] / alone[0]
+    print(f"\nExtractor and search alone: {alone[0]:,.0f} a second, of which the service gives {share:.2f}.")
+    times = [found["p99"] / one["median"] for found in (many, looking)]
+    print(f"p99 of {arguments.clients} clients is {times[0]:.1f} times the median of one;", end=" ")
+    print(f"of {arguments.clients} that look at each answer for up to {PAUSE / 1000:g} s, {times[1]:.1f} times.")
     print(f"An answer takes {alone[1]:.2f} ms of a core alone, and {used:.2f} ms of the service's processes.")
     print(f"Memory after {REQUESTS:,} more requests: {after:.0f} MB, {before:.0f} MB before.")
 
@@ -107,13 +118,13 @@ class Sender:
 
     def __init__(self, url: str, place: Path, photos: list[bytes]) -> None:
         self.url, self.script, self.bodies = url, place / "send.lua", place / "bodies"
-        self.script.write_text(SCRIPT)
         forms = [form(photo) for photo in photos]
         self.kind = forms[0][0]["content-type"]
         self.bodies.write_bytes(b"".join(b"%d\n%s\n" % (len(body), body) for _, body in forms))
 
-    def send(self, clients: int, seconds: int) -> dict[str, Any]:
-        """So many clients for so long: seconds, requests, errors, and milliseconds."""
+    def send(self, clients: int, seconds: int, more: str = "") -> dict[str, Any]:
+        """So many clients for so long: seconds, requests, errors, and milliseconds. `more`: of the script."""
+        self.script.write_text(SCRIPT + more)
         command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "30s", "-s", str(self.script), self.url]
         done = subprocess.run([*command, "--", str(self.bodies), self.kind], capture_output=True, text=True, check=True)
         return json.loads(done.stdout[done.stdout.rindex("{") :])

@@ -26,7 +26,7 @@ from retrieval.service.refusal import Refusal
 log = logging.getLogger("retrieval.service")
 _SPAWN = multiprocessing.get_context("spawn")
 QUEUE = 512  # what waits beyond that is sent away
-BATCH = 64  # searches at once: from there on they are no quicker
+BATCH = 32  # searches at once: from there on they are hardly quicker, and wait for longer
 SECONDS = 120  # that work may take
 _STARTING = 60
 _FULL = 0.8  # of the batch before: a worker waits for so many
