@@ -25,24 +25,28 @@ def name_codes(generator: Generator, seed: int = 0) -> list[str]:
     """A label for each continuous code: `darker` where its positive end is, else `code 3`.
 
     The measures of photos drawn at both ends of a code are compared, for the same 64 noises, in standard deviations of
-    photos drawn at random. The measure that moves most, by half a deviation at least, gives the name.
+    photos drawn at random. The largest move names its code after its measure, then the largest of what is left, down to
+    half a deviation: so no two codes are called after the same measure.
     """
     prior = generator.prior
     source = torch.Generator().manual_seed(seed)
     latents = prior.sample(NOISES, torch.device("cpu"), source)
     spread = {name: values.std().clamp_min(1e-6) for name, values in _measures(generator(latents)).items()}
-    labels: list[str] = []
+    moves: dict[tuple[int, str], float] = {}
     for code in range(prior.codes):
         ends = []
         for value in (-1.0, 1.0):
             moved = latents.clone()
             moved[:, prior.noise + code] = value
             ends.append(_measures(generator(moved)))
-        moves = {name: float((ends[1][name] - ends[0][name]).mean() / spread[name]) for name in _NAMES}
-        most = max(moves, key=lambda name: abs(moves[name]))
-        label = _NAMES[most][moves[most] > 0] if abs(moves[most]) >= _LEAST else f"code {code + 1}"
-        labels.append(f"{label}, too" if label in labels else label)
-    return labels
+        moves |= {(code, name): float((ends[1][name] - ends[0][name]).mean() / spread[name]) for name in _NAMES}
+    labels: dict[int, str] = {}
+    taken: set[str] = set()
+    for (code, name), move in sorted(moves.items(), key=lambda item: -abs(item[1])):
+        if abs(move) >= _LEAST and code not in labels and name not in taken:
+            labels[code] = _NAMES[name][move > 0]
+            taken.add(name)
+    return [labels.get(code, f"code {code + 1}") for code in range(prior.codes)]
 
 
 def _measures(photos: Tensor) -> dict[str, Tensor]:

@@ -25,14 +25,15 @@ from training.run import load_checkpoint
 
 
 class Painter(nn.Module):
-    """A black square on white: the first code makes it taller, the second redder, the third darkens nothing."""
+    """A square on white: the first code makes it taller, the second redder, the third does nothing, the fourth makes
+    it a little lower."""
 
-    prior = Prior(2, 3)
+    prior = Prior(1, 4)
 
     def forward(self, latents: Tensor) -> Tensor:
         photos = torch.ones(len(latents), 3, 128, 128)
-        for photo, (noise, _, tall, red, _) in zip(photos, latents, strict=True):
-            half = int(30 + 8 * noise + 20 * tall)
+        for photo, (noise, tall, red, _, low) in zip(photos, latents, strict=True):
+            half = int(30 + 8 * noise + 20 * tall - 12 * low)
             photo[:, 64 - half : 64 + half, 40:80] = 2 * torch.tensor([0.5 + 0.4 * red, 0.2, 0.2])[:, None, None] - 1
         return photos
 
@@ -40,7 +41,7 @@ class Painter(nn.Module):
 def test_codes_are_called_by_what_they_change() -> None:
     labels = name_codes(Painter())  # type: ignore[arg-type]
     assert labels[0] in ("taller", "fuller") and labels[1] in ("more colourful", "warmer", "lighter")
-    assert labels[2] == "code 3"
+    assert labels[2] == "code 3" and labels[3] not in ("code 4", "lower", labels[0])
 
 
 def test_the_averaged_generator_is_written(catalogue: Path, tmp_path: Path) -> None:
