@@ -1,4 +1,4 @@
-"""Export a checkpoint as a released extractor, measure it, and write the figures into its card.
+"""Export a checkpoint as a released extractor with its generator, measure it, and write the figures into its card.
 
     python benchmarks/release.py RUN_OR_CHECKPOINT NAME DEV… --labels utzap50k-8 --hardware TEXT [--photos TRAIN…]
 
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--photos", nargs="+", help="the training photos, where they are not where the run had them")
     arguments = parser.parse_args()
     place, int8 = RELEASES / RELEASED[arguments.name], (arguments.dev, arguments.labels)
-    directory = export(arguments.source, place, arguments.photos, int8=int8)
+    directory = export(arguments.source, place, arguments.photos, int8=int8, generator=True)
     extractor, files = Extractor.load(directory), PhotoFiles(arguments.dev)
     reports = {k: evaluate(extractor, files, arguments.labels, k, floors=False) for k in (1, 5, 10)}
     config = extractor.config["run"]
