@@ -43,11 +43,13 @@ from training.run import checkpoints, load_checkpoint, read_config
 from training.selection import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
+BLIND = "model.trunk.channels=[] model.trunk.strides=[] contrast.kimg=0"
 ROWS = {
     "paper": "paper",
     "best": "best",
     "neighbours only": "best train.fakes=0",
-    "adversarial only": "best neighbours.weight=0 train.real_gradient=1 train.code_gradient=1",
+    "without convolutions": f"best {BLIND}",
+    "adversarial only": f"best {BLIND} neighbours.weight=0 train.real_gradient=1 train.code_gradient=1",
     "without framing": "best model.trunk.framing=null",
     "without neighbours": "best neighbours.count=0",
     "without random views": "best neighbours.views.area=[1,1] neighbours.views.aspect=1 neighbours.views.shift=0"
@@ -121,6 +123,9 @@ def train(settings: str, seed: int, run: Path, arguments: argparse.Namespace) ->
     preset, *overrides = settings.split()
     command = [sys.executable, str(ROOT / "train.py"), str(ROOT / "configs" / f"{preset}.yaml"), *overrides]
     command += [f"data.root=[{','.join(arguments.photos)}]", f"run.dir={run}", f"seed={seed}"]
+    whole = load_config(ROOT / "configs" / f"{preset}.yaml", [*overrides, f"data.root={run}"])
+    if whole.contrast.kimg:  # of a shorter run the same share
+        command += [f"contrast.kimg={arguments.kimg * whole.contrast.kimg / whole.train.kimg:g}"]
     command += [f"train.kimg={arguments.kimg:g}", "train.checkpoint_kimg=10", "train.status_kimg=1", "probe.photos=16"]
     if subprocess.run(command).returncode:
         raise UserError(f"{run}: training did not finish; start this command again to go on with it")
@@ -137,7 +142,7 @@ def readings(trunk: AnyTrunk, dev: str, scheme: str) -> dict[str, Any]:
             trunk.maps,
             {"": lambda maps: trunk.drawn(trunk.weighed(maps)), "(what is not learned)": trunk.weighed},
         )
-        ways["(edges alone)"] = lambda maps: normalize(maps, dim=1)
+        ways["(edges alone)"] = lambda maps: normalize(maps[:, : trunk.num_features], dim=1)
     else:
         raw, ways = trunk.features, {"": lambda features: features}
         ways[f"(clipped at ±{CLIP:g})"] = lambda features: features.clamp(-CLIP, CLIP)

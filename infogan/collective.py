@@ -28,3 +28,13 @@ class Sum(torch.autograd.Function):
 def processes() -> int:
     """How many share a batch; 1 where nothing is shared."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def gather(part: Tensor) -> Tensor:
+    """The rows of all processes, (N, D) → (processes · N, D), in their order."""
+    if processes() == 1:
+        return part
+    parts = torch.zeros(processes(), *part.shape, dtype=part.dtype, device=part.device)
+    return Sum.apply(
+        parts.index_copy(0, torch.tensor([dist.get_rank()], device=part.device), part.unsqueeze(0))
+    ).flatten(0, 1)

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from infogan.codes import Prior
-from infogan.edges import AnyTrunk
+from infogan.edges import AnyTrunk, EdgeTrunk
 from infogan.trunk import Trunk
+
+_PROJECTED = 512, 128
 
 
 class Verdict(NamedTuple):
@@ -27,7 +29,7 @@ class Verdict(NamedTuple):
 
 
 class Discriminator(nn.Module):
-    """Photo → is it real, and which codes was it made from.
+    """Photo → is it real, and which codes was it made from; and, of a trunk with convolutions, what they tell apart.
 
     Args:
         trunk: the shared network, whose features the heads read.
@@ -45,6 +47,14 @@ class Discriminator(nn.Module):
         features = trunk.num_features + (eyes.num_features if eyes else 0)
         self.real_head = head(features, hidden, 1)
         self.q_head = head(features, hidden, sum(self.split))
+        self.projection: nn.Module | None = None
+        if isinstance(trunk, EdgeTrunk) and trunk.convolutions is not None:
+            self.projection = projection(*trunk.seen_size)
+
+    def contrasted(self, photos: Tensor) -> Tensor:
+        """(N, 1, height, width) float in −1…1 → (N, 128), by which the trunk's convolutions learn."""
+        assert isinstance(self.trunk, EdgeTrunk) and self.trunk.convolutions is not None and self.projection is not None
+        return self.projection(self.trunk.convolutions(photos)).flatten(1)
 
     def forward(self, photos: Tensor, real_share: float = 1.0, code_share: float = 1.0) -> Verdict:
         """Photos as the trunk's `resize` leaves them, (N, 3, height, width) float in −1…1, to what the heads say.
@@ -63,6 +73,21 @@ def head(features: int, hidden: int, outputs: int) -> nn.Module:
     if not hidden:
         return nn.Linear(features, outputs)
     return nn.Sequential(nn.Linear(features, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, outputs))
+
+
+def projection(channels: int, height: int, width: int) -> nn.Module:
+    """(N, channels, height, width) → (N, 128, 1, 1): where a trunk's convolutions learn by contrast, not exported.
+
+    Two linear layers, written as convolutions for their batch norms', which span processes.
+    """
+    return nn.Sequential(
+        nn.BatchNorm2d(channels),
+        nn.ReLU(),
+        nn.Conv2d(channels, _PROJECTED[0], (height, width), bias=False),
+        nn.BatchNorm2d(_PROJECTED[0]),
+        nn.ReLU(),
+        nn.Conv2d(_PROJECTED[0], _PROJECTED[1], 1),
+    )
 
 
 def share(features: Tensor, part: float) -> Tensor:

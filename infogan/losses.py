@@ -1,9 +1,12 @@
-"""The adversarial terms, on logits, and the one that learns from neighbours, on features."""
+"""The adversarial terms, on logits, and those that learn from neighbours, on features."""
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import cross_entropy, normalize, softplus
 
 
 def real_loss(logits: Tensor) -> Tensor:
@@ -24,3 +27,15 @@ def generator_loss(logits: Tensor) -> Tensor:
 def neighbour_loss(guesses: Tensor, neighbours: Tensor) -> Tensor:
     """|ŷ − y|², averaged over photos; least where ŷ is the mean of a photo's neighbours y. (N, D) both."""
     return (guesses - neighbours).square().sum(1).mean()
+
+
+def contrastive_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """NT-Xent (Chen et al., SimCLR, ICML 2020, eq. 1): each of 2N views is to be told by its partner among all others.
+
+    `first` and `second` are (N, D) embeddings, partners row by row; the similarity is their cosine.
+    """
+    lines = normalize(torch.cat([first, second]))
+    similarities = lines @ lines.T / temperature
+    itself = torch.eye(len(lines), dtype=torch.bool, device=lines.device)
+    partners = torch.arange(len(lines), device=lines.device).roll(len(first))
+    return cross_entropy(similarities.masked_fill(itself, -math.inf), partners)

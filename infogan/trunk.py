@@ -92,12 +92,14 @@ class Trunk(nn.Module):
 
     Attributes:
         colours: how many channels of a photo it looks at.
+        settles: whether its batch norms' statistics may be estimated anew, see `settle`.
         num_features: length of the feature vector.
         map_size: (channels, height, width) of the last map.
         input_size: (height, width).
     """
 
     colours = 3
+    settles = True
 
     def __init__(
         self, channels: Sequence[int], strides: Sequence[int], input_size: Sequence[int], dropout: float
@@ -136,16 +138,16 @@ class PhotoToFeatures(nn.Module):
 
 
 @torch.no_grad()
-def settle(trunk: nn.Module, batches: Iterable[Tensor]) -> None:
+def settle(trunk: Any, batches: Iterable[Tensor]) -> None:
     """Replace the running statistics of a trunk's batch norms, which mix real and generated photos, by real ones'.
 
     Each layer's are gathered with the layers before it normalising by batch, as in training, and with dropout off.
-    `batches` are (N, 3, 128, 128) float in −1…1; they are not read where there is no batch norm. Leaves the trunk in
-    evaluation mode.
+    `batches` are (N, 3, 128, 128) float in −1…1; they are not read where there is no batch norm, or none that may be
+    estimated anew. Leaves the trunk in evaluation mode.
     """
     trunk.eval()
     norms = [module for module in trunk.modules() if isinstance(module, nn.BatchNorm2d)]
-    if not norms:
+    if not norms or not trunk.settles:
         return
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

@@ -27,6 +27,7 @@ STATUS = {
     "loss/mi": "mi",
     "loss/category": "category",
     "loss/neighbours": "neighbours",
+    "loss/contrast": "contrast",
     "d/real_mean": "D(x)",
     "d/fake_mean": "D(G)",
 }
@@ -65,6 +66,8 @@ class Curves(pl.Callback):
         self.images, self.time = module.images_seen, time.monotonic()
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: InfoGAN, *_: object) -> None:  # type: ignore[override]
+        if self.meter.steps and self.meter.names != list(module.metrics):  # a term has come to its end
+            self._publish(module.images_seen - module.config.train.batch_size)
         self.meter.add(module.metrics, module.images_seen)
         if self.due(module.images_seen):
             self._publish(module.images_seen)

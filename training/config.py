@@ -100,6 +100,14 @@ class NeighboursConfig:
 
 
 @dataclass
+class ContrastConfig:
+    kimg: float = 0
+    lr: float = 1e-3
+    temperature: float = 0.15
+    views: Views = field(default_factory=Views)
+
+
+@dataclass
 class TrainConfig:
     kimg: float = 2000
     batch_size: int = 64
@@ -135,6 +143,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     neighbours: NeighboursConfig = field(default_factory=NeighboursConfig)
+    contrast: ContrastConfig = field(default_factory=ContrastConfig)
 
 
 def load_config(path: str | Path | None, overrides: list[str]) -> DictConfig:
@@ -241,14 +250,15 @@ def check_config(config: DictConfig) -> None:
     Raises:
         UserError: for the first such value.
     """
-    model, train, neighbours = config.model, config.train, config.neighbours
+    model, train, neighbours, contrast = config.model, config.train, config.neighbours, config.contrast
+    sees = model.trunk.directions > 0 and len(model.trunk.channels) > 0
     rules = [
         ("data.fit", config.data.fit in FITS, f"one of {', '.join(FITS)}"),
         ("name", re.fullmatch(r"[\w.-]+", config.name) is not None, "letters, digits, dots and dashes"),
         ("seed", 0 <= config.seed < 2**63, "0 or more, and less than 2⁶³"),
         ("model.codes", model.codes >= 1, "1 or more"),
-        *_stage_rules(model, "trunk", needed=model.trunk.directions == 0),
-        *_stage_rules(model, "eyes", needed=False),
+        *_stage_rules(model, "trunk", needed=model.trunk.directions == 0, most=3 if sees else 2),
+        *_stage_rules(model, "eyes", needed=False, most=2),
         *_edge_rules(model.trunk),
         ("model.trunk.input_size", _positive(model.trunk.input_size, 2), "two numbers, height and width"),
         ("model.trunk.dropout", 0 <= model.trunk.dropout <= 0.99, "in 0 … 0.99"),
@@ -281,6 +291,15 @@ def check_config(config: DictConfig) -> None:
         ),
         ("neighbours.count", neighbours.count >= 0, "0 or more"),
         *_view_rules("neighbours.views", neighbours.views),
+        ("contrast.kimg", 0 <= contrast.kimg < math.inf, "0 or more"),
+        (
+            "contrast.kimg",
+            (contrast.kimg > 0) == sees,
+            "more than 0 where a trunk of edges has model.trunk.channels, and 0 elsewhere",
+        ),
+        ("contrast.lr", 0 < contrast.lr < math.inf, "more than 0"),
+        ("contrast.temperature", 0.01 <= contrast.temperature < math.inf, "0.01 or more"),
+        *_view_rules("contrast.views", contrast.views),
         ("train.lr_discriminator", 0 < train.lr_discriminator < math.inf, "more than 0"),
         ("train.lr_generator", 0 < train.lr_generator < math.inf, "more than 0"),
         ("train.betas", len(train.betas) == 2 and all(0 <= beta < 1 for beta in train.betas), "two numbers in 0 … 1"),
@@ -311,21 +330,34 @@ def _edge_rules(trunk: DictConfig) -> list[tuple[str, bool, str]]:
     """What a trunk of edge directions needs beside."""
     if not trunk.directions:
         return []
+    reduction = math.prod(trunk.strides)
+    seen = list(trunk.channels)[-1:] or [0]
     return [
-        ("model.trunk.channels", not trunk.channels, "[] where model.trunk.directions is not 0"),
         ("model.trunk.hidden", trunk.hidden >= 1, "1 or more where model.trunk.directions is not 0"),
         ("model.trunk.cell", trunk.cell >= 2, "2 or more"),
         ("model.trunk.input_size", all(s % trunk.cell == 0 for s in trunk.input_size), "multiples of model.trunk.cell"),
+        ("model.trunk.channels", len(trunk.channels) != 1, "[] or two stages or more"),
+        ("model.trunk.strides", list(trunk.strides)[-1:] in ([], [1]), "1 for the last stage, a 1×1 convolution"),
+        (
+            "model.trunk.input_size",
+            all(s % reduction == 0 for s in trunk.input_size),
+            "multiples of the product of model.trunk.strides",
+        ),
+        (
+            "model.trunk.channels",
+            seen[0] * trunk.cell**2 < trunk.directions * reduction**2,
+            "fewer for the last stage: what is seen takes the place of edges, of which there are not so many",
+        ),
     ]
 
 
-def _stage_rules(model: DictConfig, part: str, needed: bool) -> list[tuple[str, bool, str]]:
+def _stage_rules(model: DictConfig, part: str, needed: bool, most: int) -> list[tuple[str, bool, str]]:
     """What the convolutions of the trunk or of the discriminator's own eyes must be like."""
     key, channels, strides = f"model.{part}", model[part].channels, model[part].strides
     return [
         (f"{key}.channels", all(value >= 1 for value in channels) and (len(channels) > 0 or not needed), "numbers ≥ 1"),
         (f"{key}.strides", len(strides) == len(channels), f"as long as {key}.channels"),
-        (f"{key}.strides", set(strides) <= {1, 2}, "1 or 2 for each stage"),
+        (f"{key}.strides", all(1 <= stride <= most for stride in strides), f"1 to {most} for each stage"),
     ]
 
 

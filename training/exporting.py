@@ -276,7 +276,7 @@ The photos' licence binds what was learned from them; ask their owner before com
 ## Settings
 
 ```yaml
-{OmegaConf.to_yaml({key: config[key] for key in ("name", "seed", "model", "train", "neighbours")}).strip()}
+{OmegaConf.to_yaml({key: config[key] for key in ("name", "seed", "model", "train", "neighbours", "contrast")}).strip()}
 ```
 """
 

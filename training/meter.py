@@ -12,6 +12,7 @@ from torch import Tensor
 from infogan.errors import UserError
 
 NEVER = 2**62  # images seen
+SATURATED = 5.0  # a logit beyond it is a probability beyond 0.993
 
 
 class Meter:
@@ -27,9 +28,9 @@ class Meter:
         self.steps = 0
 
     def add(self, metrics: dict[str, Tensor], images_seen: int) -> None:
-        """One step's scalars, always of the same names in the same order."""
+        """One step's scalars, of the same names in the same order as since the last `read`."""
         values = torch.stack([value.float() for value in metrics.values()])
-        if self.sums is None or self.first_bad is None:
+        if self.sums is None or self.first_bad is None or (not self.steps and self.names != list(metrics)):
             self.names = list(metrics)
             self.sums = torch.zeros_like(values)
             self.first_bad = torch.full_like(values, NEVER, dtype=torch.int64)
@@ -68,6 +69,24 @@ class Meter:
         self.sums = torch.zeros_like(self.sums)
         self.steps = 0
         return dict(zip(self.names, means.tolist(), strict=True))
+
+
+def health(real_logits: Tensor, fake_logits: Tensor, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    """What shows that a player has collapsed, as scalars on the device.
+
+    `d/saturation` is the share of logits that are right beyond doubt, which teach the generator nothing; `d/spread`
+    the standard deviation of all logits, 0 for a discriminator that says the same of every photo; `g/diversity` the
+    spread of fakes over the batch against that of real photos, 0 for a generator that ignores its noise. Logits are
+    (N,), photos (N, 3, 128, 128).
+    """
+    right = torch.cat([real_logits, -fake_logits])
+    coarse = slice(4, None, 8)  # every eighth pixel tells as much
+    spread = [photos[..., coarse, coarse].std(dim=0).mean() for photos in (fake, real)]
+    return {
+        "d/saturation": (right > SATURATED).float().mean(),
+        "d/spread": torch.cat([real_logits, fake_logits]).float().std(),
+        "g/diversity": spread[0] / spread[1].clamp_min(1e-6),
+    }
 
 
 def diverged(what: str, images_seen: int) -> UserError:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, NamedTuple, cast
+import math
+from typing import Any, cast
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Adam
 
 from infogan.codes import category_loss, mutual_information_loss
+from infogan.collective import gather
 from infogan.discriminator import Discriminator, Verdict
 from infogan.edges import EdgeTrunk, grey
 from infogan.generator import Generator
-from infogan.losses import fake_loss, generator_loss, neighbour_loss, real_loss
+from infogan.losses import contrastive_loss, fake_loss, generator_loss, neighbour_loss, real_loss
 from infogan.norm import make_global
 from infogan.trunk import to_signed
 from infogan.views import Views
+from training.draws import Draws, draw
+from training.meter import health
 from training.neighbours import get_acquainted, in_parts
 from training.networks import build_discriminator, build_generator
 from training.photos import PhotoBatches
@@ -28,25 +31,7 @@ from training.run import log
 EMA_RAMP = (
     0.05  # the half-life is at most this share of the images seen: an average must not begin by remembering noise
 )
-SATURATED = 5.0  # a logit beyond it is a probability beyond 0.993
-
-
-class Draws(NamedTuple):
-    """The chances of one step.
-
-    Attributes:
-        latent: (fakes, prior.size).
-        choice: (N,) uniform in 0…1, which neighbour is a photo's partner.
-        view: (6, N), for the views of photos whose neighbours are to be told.
-        real, fake, fake_again: (6, as many), for the views that are judged; fakes are seen by either player.
-    """
-
-    latent: Tensor
-    choice: Tensor
-    view: Tensor
-    real: Tensor
-    fake: Tensor
-    fake_again: Tensor
+WARM_UP = 0.02  # share of the learning by contrast over which its rate rises; it falls to 0 by a cosine after
 
 
 class InfoGAN(pl.LightningModule):
@@ -66,6 +51,8 @@ class InfoGAN(pl.LightningModule):
         photos: where neighbours are read; whoever trains the module sets it.
         neighbours: (photos, k) int32, the nearest of each; k is 0 where each is its own. None: not found yet, or not
             needed.
+        acquainted: how often they were looked for: by edges before the first step, and where there are convolutions
+            once more, by both, when these have learned.
         ema_discriminator, ema_generator: running averages of the weights, where the config asks for them.
     """
 
@@ -84,6 +71,8 @@ class InfoGAN(pl.LightningModule):
         self.neighbour_views = Views(**neighbours.views) if neighbours.weight else None
         self.photos: PhotoBatches | None = None
         self.neighbours: Tensor | None = None
+        self.acquainted = 0
+        self.contrast_views = Views(**config.contrast.views)
         self._start = start
         self._optimizer_states: list[dict[str, Any]] = []
         torch.manual_seed(config.seed)
@@ -105,6 +94,7 @@ class InfoGAN(pl.LightningModule):
             self.images_seen = start["images_seen"]
             self._optimizer_states = start["optimizer_states"]
             self.neighbours = start.get("neighbours")
+            self.acquainted = start.get("acquainted", 0)
         if self.trainer.world_size > 1 and self.config.train.sync_batch_norm:
             make_global(self.generator)
             make_global(self.discriminator)
@@ -113,12 +103,22 @@ class InfoGAN(pl.LightningModule):
             self.discriminator.compile()
 
     def configure_optimizers(self) -> list[Adam]:
-        """Adam for the generator with the Q head, and for the whole discriminator, as the checkpoint left them."""
-        train, q_head = self.config.train, self.discriminator.q_head
+        """Adam for the generator with the Q head, and for the whole discriminator, as the checkpoint left them.
+
+        What learns by contrast has a group of its own in the latter, with the usual betas: no adversary pulls at it.
+        """
+        train, discriminator = self.config.train, self.discriminator
         betas = tuple(train.betas)
+        groups: list[dict[str, Any]] = [{"params": list(discriminator.parameters())}]
+        if discriminator.projection is not None:
+            parts = cast(EdgeTrunk, discriminator.trunk).convolutions, discriminator.projection
+            contrasted = [weight for part in parts for weight in cast(nn.Module, part).parameters()]
+            known = {id(weight) for weight in contrasted}
+            groups[0]["params"] = [weight for weight in discriminator.parameters() if id(weight) not in known]
+            groups.append({"params": contrasted, "betas": (0.9, 0.999)})
         optimizers = [
-            Adam([*self.generator.parameters(), *q_head.parameters()], train.lr_generator, betas),
-            Adam(self.discriminator.parameters(), train.lr_discriminator, betas),
+            Adam([*self.generator.parameters(), *discriminator.q_head.parameters()], train.lr_generator, betas),
+            Adam(groups, train.lr_discriminator, betas),
         ]
         for optimizer, state in zip(optimizers, self._optimizer_states, strict=False):
             optimizer.load_state_dict(state)
@@ -131,11 +131,13 @@ class InfoGAN(pl.LightningModule):
         """
         generator_optimizer, discriminator_optimizer = cast(list[Any], self.optimizers())
         self._get_acquainted()
-        draws = self._draw(len(batch))
+        position = self.config.seed, self.images_seen, self.global_rank, self.trainer.world_size
+        draws = draw(self.generator.prior, len(batch), self.fakes, self.device, *position)
         real = to_signed(batch).to(self.dtype)
         fake = self.generator(draws.latent) if self.fakes else None
         self.metrics = {}
 
+        self._set_contrast_rate(discriminator_optimizer)
         loss_d = self._discriminator_loss(real, fake, draws)
         self.metrics["grad_norm/d"] = self._step(discriminator_optimizer, loss_d)
         torch.clear_autocast_cache()  # or the Q head's weights of before this step would be used below
@@ -153,7 +155,8 @@ class InfoGAN(pl.LightningModule):
         """Adversarial and mutual-information terms, and that of the neighbours, as far as the config has them."""
         train, loss = self.config.train, real.new_zeros(())
         if fake is not None:
-            shares = train.real_gradient, train.code_gradient
+            # While convolutions learn, nothing else of the trunk does: Adam would make much of the smallest gradient.
+            shares = (0.0, 0.0) if self._contrasting else (train.real_gradient, train.code_gradient)
             # No more than there are generated ones; and every so many, which are the same photos for any number of
             # processes.
             judged = real[:: max(1, len(real) // len(fake))][: len(fake)]
@@ -169,18 +172,42 @@ class InfoGAN(pl.LightningModule):
                 "d/fake_mean": fake_logits.sigmoid().mean(),
                 **health(real_logits, fake_logits, judged, fake.detach()),
             }
-        if self.neighbour_views is not None:
+        if self._contrasting:
+            contrast = self._contrastive_loss(real, draws)
+            self.metrics["loss/contrast"] = contrast.detach()
+            loss = loss + contrast
+        elif self.neighbour_views is not None:
             apart = self._neighbour_loss(real, draws)
-            loss = loss + self.config.neighbours.weight * apart
             self.metrics["loss/neighbours"] = apart.detach()
+            loss = loss + self.config.neighbours.weight * apart
         return loss
+
+    @property
+    def _contrasting(self) -> bool:
+        """Whether convolutions are still learning by contrast."""
+        return self.images_seen < self.config.contrast.kimg * 1000
+
+    def _contrastive_loss(self, real: Tensor, draws: Draws) -> Tensor:
+        """How badly random views of photos and of their neighbours are told from views of all others, by convolutions.
+
+        Negatives are those of the whole batch, of all processes, and each computes the loss of all.
+        """
+        trunk = cast(EdgeTrunk, self.discriminator.trunk)
+        with torch.no_grad():
+            views = [
+                self.contrast_views(photos, trunk.resize.frames(photos), trunk.input_size, chances)
+                for photos, chances in ((grey(real), draws.view), (self._partners(real, draws.choice), draws.other))
+            ]
+        seen = self.discriminator.contrasted(torch.cat(views)).to(self.dtype)
+        one, other = (gather(part) for part in seen.chunk(2))
+        return contrastive_loss(one, other, self.config.contrast.temperature)
 
     def _neighbour_loss(self, real: Tensor, draws: Draws) -> Tensor:
         """How far from a photo's neighbour the trunk expects it, when shown a random view of the photo."""
         trunk = cast(EdgeTrunk, self.discriminator.trunk)
         views = cast(Views, self.neighbour_views)
         with torch.no_grad():
-            partners, real = grey(self._partners(real, draws.choice)), grey(real)
+            partners, real = self._partners(real, draws.choice), grey(real)
             shown = views(real, trunk.resize.frames(real), trunk.input_size, draws.view)
             inputs = in_parts(trunk.fixed, shown)
             wanted = in_parts(lambda part: trunk.fixed(trunk.resize(part)), partners)
@@ -204,6 +231,14 @@ class InfoGAN(pl.LightningModule):
             loss, parts["loss/category"] = loss + category, category.detach()
         return self.config.train.mi_weight * self.config.train.batch_size * loss, parts
 
+    def _set_contrast_rate(self, optimizer: Any) -> None:
+        """Let the rate of what learns by contrast rise at first, and fall to 0 where that ends."""
+        if self._contrasting:
+            contrast = self.config.contrast
+            done = self.images_seen / (contrast.kimg * 1000)
+            rate = min(1.0, (done + 1e-3) / WARM_UP) * (1 + math.cos(math.pi * done)) / 2
+            optimizer.param_groups[1]["lr"] = contrast.lr * rate
+
     def _judge(self, inputs: Tensor, *shares: float) -> Verdict:
         """In mixed precision too, losses and curves are at that of the weights."""
         return Verdict(*(part.to(self.dtype) for part in self.discriminator(inputs, *shares)))
@@ -216,49 +251,46 @@ class InfoGAN(pl.LightningModule):
         return self.views(photos, trunk.resize.frames(photos), trunk.input_size, draws)
 
     def _partners(self, real: Tensor, choice: Tensor) -> Tensor:
-        """For each photo of the step one that is like it: a random one of its neighbours, or itself."""
+        """For each photo of the step one that is like it, grey: a random one of its neighbours, or itself."""
         known = cast(Tensor, self.neighbours)
         if not known.shape[1]:
-            return real
+            return grey(real)
         assert self.photos is not None
         rows = torch.from_numpy(self.photos.indices(self.images_seen))
         chosen = (choice * known.shape[1]).long().cpu().unsqueeze(1)
         partners = known[rows].gather(1, chosen).squeeze(1).numpy()
-        return to_signed(self.photos.read(partners).to(real.device)).to(real.dtype)
+        return grey(to_signed(self.photos.read(partners).to(real.device)).to(real.dtype))
 
     def _get_acquainted(self) -> None:
-        """Before the first step, estimate what a trunk of edges does not learn, and find neighbours by that.
+        """Estimate what a trunk of edges does not learn, and find neighbours by that; where it is due.
 
-        The first process does it for all.
+        By edges before the first step, and by convolutions too as soon as these have learned by contrast: by their
+        averaged weights, which stay. The first process does it for all.
         """
         trunk = self.discriminator.trunk
-        if not isinstance(trunk, EdgeTrunk) or self.neighbours is not None:
+        if not isinstance(trunk, EdgeTrunk):
             return
+        networks = [network for network in (self.discriminator, self.ema_discriminator) if network is not None]
+        for network in networks:
+            cast(EdgeTrunk, network.trunk).open_eyes(not self._contrasting)
+        due = 1 if trunk.convolutions is None or self._contrasting else 2
+        if self.acquainted >= due:
+            return
+        self.acquainted = due
         assert self.photos is not None
+        averaged = cast(EdgeTrunk, networks[-1].trunk).convolutions
+        if trunk.convolutions is not None and averaged is not None:
+            trunk.convolutions.load_state_dict(averaged.state_dict())
         if self.global_rank == 0:
             count = self.config.neighbours.count
-            log.info("looking at %s photos before the first step", f"{len(self.photos.store):,}")
+            log.info("looking at %s photos before the next step", f"{len(self.photos.store):,}")
             with torch.autocast(self.device.type, enabled=False):
-                self.neighbours = get_acquainted(trunk, self.photos.store, count, self.config.seed)
+                self.neighbours = get_acquainted(trunk, self.photos.store, count, self.config.seed, anew=due == 2)
         known = dict(trunk.named_buffers())
         self.neighbours, known = self.trainer.strategy.broadcast((self.neighbours, known))
-        for network in (self.discriminator, self.ema_discriminator):
-            for name, buffer in network.trunk.named_buffers() if network is not None else ():
+        for network in networks:
+            for name, buffer in network.trunk.named_buffers():
                 buffer.copy_(known[name])
-
-    def _draw(self, count: int) -> Draws:
-        """The step's chances: this process's rows, `count` of photos, of what one process alone would draw.
-
-        Leaves PyTorch's own stream, for dropout, to this process.
-        """
-        seed, rank, world = self.config.seed, self.global_rank, self.trainer.world_size
-        torch.manual_seed(step_seed(seed, self.images_seen))
-        latent = self.generator.prior.sample(self.fakes, self.device)
-        fakes = self.fakes // world
-        counts = {"choice": count, "view": count, "real": min(count, fakes), "fake": fakes, "fake_again": fakes}
-        draws = {name: Views.draw(part * world, self.device).chunk(world, 1)[rank] for name, part in counts.items()}
-        torch.manual_seed(step_seed(seed, self.images_seen, rank + 1))
-        return Draws(latent.chunk(world)[rank], **draws | {"choice": draws["choice"][0]})
 
     def _step(self, optimizer: Any, loss: Tensor) -> Tensor:
         """One backward, one optimiser step; returns the gradient's norm."""
@@ -289,28 +321,5 @@ class InfoGAN(pl.LightningModule):
             "optimizer_states": [optimizer.optimizer.state_dict() for optimizer in optimizers],
             "images_seen": self.images_seen,
             "config": OmegaConf.to_container(self.config),
-            **({} if self.neighbours is None else {"neighbours": self.neighbours}),
+            **({} if self.neighbours is None else {"neighbours": self.neighbours, "acquainted": self.acquainted}),
         }
-
-
-def health(real_logits: Tensor, fake_logits: Tensor, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
-    """What shows that a player has collapsed, as scalars on the device.
-
-    `d/saturation` is the share of logits that are right beyond doubt, which teach the generator nothing; `d/spread`
-    the standard deviation of all logits, 0 for a discriminator that says the same of every photo; `g/diversity` the
-    spread of fakes over the batch against that of real photos, 0 for a generator that ignores its noise. Logits are
-    (N,), photos (N, 3, 128, 128).
-    """
-    right = torch.cat([real_logits, -fake_logits])
-    coarse = slice(4, None, 8)  # every eighth pixel tells as much
-    spread = [photos[..., coarse, coarse].std(dim=0).mean() for photos in (fake, real)]
-    return {
-        "d/saturation": (right > SATURATED).float().mean(),
-        "d/spread": torch.cat([real_logits, fake_logits]).float().std(),
-        "g/diversity": spread[0] / spread[1].clamp_min(1e-6),
-    }
-
-
-def step_seed(seed: int, images_seen: int, stream: int = 0) -> int:
-    """The random seed of one step, well mixed: neighbouring steps, seeds and streams share no numbers."""
-    return int(np.random.SeedSequence((seed, images_seen, stream)).generate_state(1, np.uint64)[0])

@@ -19,8 +19,8 @@ _CACHED = 8
 
 
 @torch.no_grad()
-def get_acquainted(trunk: EdgeTrunk, store: PhotoStore, k: int, seed: int) -> Tensor:
-    """Fit the trunk, where it is not, and find each photo's k Euclidean nearest others by its fixed features.
+def get_acquainted(trunk: EdgeTrunk, store: PhotoStore, k: int, seed: int, anew: bool = False) -> Tensor:
+    """Fit the trunk, where it is not or `anew`, and find each photo's k Euclidean nearest others by its fixed features.
 
     Both among all photos or a fixed random choice of 40,000. (photos, k) int32 on the CPU, nearest first; k is made
     smaller where there are not so many others.
@@ -38,7 +38,7 @@ def get_acquainted(trunk: EdgeTrunk, store: PhotoStore, k: int, seed: int) -> Te
     def fixed(rows: np.ndarray) -> Tensor:
         return trunk.weighed(maps(rows))
 
-    gallery = fixed(chosen) if trunk.fitted else trunk.fit(maps(chosen))
+    gallery = fixed(chosen) if trunk.fitted and not anew else trunk.fit(maps(chosen))
     positions = torch.from_numpy(chosen).to(device)
     k = min(k, len(chosen) - 1)
     if len(chosen) == len(store):

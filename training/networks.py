@@ -18,7 +18,8 @@ from infogan.trunk import Trunk
 def build_trunk(part: DictConfig) -> AnyTrunk:
     """The trunk that a config's `model.trunk` section describes."""
     if part.directions:
-        return EdgeTrunk(part.directions, part.hidden, part.dropout, list(part.input_size), part.cell, part.framing)
+        size, convolutions = list(part.input_size), (list(part.channels), list(part.strides))
+        return EdgeTrunk(part.directions, part.hidden, part.dropout, size, part.cell, part.framing, *convolutions)
     return Trunk(part.channels, part.strides, part.input_size, part.dropout)
 
 

@@ -12,8 +12,8 @@ from torch.nn.functional import normalize
 from infogan.codes import Prior
 from infogan.discriminator import Discriminator, share
 from infogan.edges import Edges, EdgeTrunk
-from infogan.losses import neighbour_loss
-from infogan.trunk import Trunk
+from infogan.losses import contrastive_loss, neighbour_loss
+from infogan.trunk import Trunk, settle
 from infogan.weakening import Weakening, nearest_others
 
 
@@ -128,14 +128,19 @@ def test_a_photo_is_differentiable_through_the_edges() -> None:
 
 
 @pytest.mark.parametrize("framing", [None, 0.5])
-def test_a_photo_and_its_mirror_image_have_the_same_features(framing: float | None) -> None:
+@pytest.mark.parametrize("convolved", [{}, {"channels": [4, 8, 2], "strides": [3, 2, 1], "input_size": [96, 144]}])
+def test_a_photo_and_its_mirror_image_have_the_same_features(
+    framing: float | None, convolved: dict[str, object]
+) -> None:
     photos = wedges(140)
     some_mirrored = torch.cat([photos[:120], photos[120:].flip(3)])
-    trunk = fitted(some_mirrored, framing=framing, directions=8, input_size=[96, 128])
+    settings = {"framing": framing, "directions": 8, "input_size": [96, 128]} | convolved
+    trunk = fitted(some_mirrored, **settings)
+    trunk.fit(trunk.maps(trunk.resize(some_mirrored)))  # convolutions look at photos that face one way
     torch.nn.init.normal_(trunk.learned[-1].weight, std=0.1)
     new = wedges(20, seed=1)
     torch.testing.assert_close(trunk(new.flip(3)), trunk(new), rtol=1e-3, atol=1e-4)
-    maps = trunk.maps(trunk.resize(new))
+    maps = trunk.maps(trunk.resize(new))[:, : trunk.num_features]
     assert torch.equal(trunk.facing(maps), maps)  # most keep their side
     untold = small(framing=framing, directions=8, input_size=[96, 128])
     assert (untold(new.flip(3)) - untold(new)).norm(dim=1).min() > 0.5
@@ -222,3 +227,68 @@ def test_a_stopped_gradient_never_moves_the_trunk(eyes: Trunk | None) -> None:
     assert all(weight.grad is None or not weight.grad.any() for weight in network.trunk.parameters())
     assert all(weight.grad.abs().sum() > 0 for weight in network.q_head.parameters())
     assert eyes is None or all(weight.grad is not None and weight.grad.any() for weight in eyes.parameters())
+
+
+def test_the_contrastive_loss_by_the_formula() -> None:
+    """Each of 2N views among the 2N − 1 others."""
+    torch.manual_seed(0)
+    first, second = torch.randn(2, 5, 3).double()
+    views = normalize(torch.cat([first, second]), dim=1)
+    likeness = (views @ views.T / 0.2).exp()
+    expected = sum(-math.log(likeness[i, (i + 5) % 10] / (likeness[i].sum() - likeness[i, i])) for i in range(10))
+    torch.testing.assert_close(contrastive_loss(first, second, 0.2).item(), expected / 10)
+    assert contrastive_loss(first, 3 * first, 0.2) < contrastive_loss(first, second, 0.2)
+
+
+SEEING = {"channels": [4, 8, 2], "strides": [3, 2, 1], "input_size": [72, 96], "cell": 6}
+
+
+def test_what_is_seen_takes_the_place_of_the_edges_that_differ_least() -> None:
+    photos = wedges(200)
+    trunk = fitted(photos, **SEEING)
+    assert trunk.num_features == 4 * 12 * 16 and len(trunk.kept) == 4 * 12 * 16 - 2 * 12 * 16
+    varying = normalize(trunk.maps(trunk.resize(photos))[:, : trunk.num_features], dim=1).var(0)
+    left_out = torch.ones(trunk.num_features, dtype=torch.bool)
+    left_out[trunk.kept] = False
+    assert varying[left_out].max() <= varying[trunk.kept].min() and varying[left_out].sum() < varying.sum() / 10
+
+
+def test_convolutions_are_part_of_the_features_once_they_were_fitted() -> None:
+    photos = wedges(200)
+    trunk = small(**SEEING)
+    assert trunk.sees and len(trunk.kept) == 4 * 12 * 16 - 2 * 12 * 16
+    trunk.open_eyes(False)
+    inputs = trunk.resize(photos)
+    trunk.fit(trunk.maps(inputs))
+    before = trunk.fixed(inputs)
+    assert trunk.convolutions is not None and trunk.convolutions.training and trunk.share == 0
+    assert not before[:, len(trunk.kept) :].any()
+    # Looked through before they were fitted, they say nothing either.
+    trunk.open_eyes(True)
+    assert not trunk.convolutions.training
+    torch.testing.assert_close(trunk.fixed(inputs), before)
+    trunk.fit(trunk.maps(inputs))
+    after = trunk.fixed(inputs)
+    assert trunk.share > 0 and after[:, len(trunk.kept) :].norm(dim=1).min() > 0.1
+    torch.testing.assert_close(after.norm(dim=1), torch.ones(200))
+    # From now on their statistics stay, whoever trains or settles the trunk.
+    state = {name: value.clone() for name, value in trunk.convolutions.state_dict().items()}
+    trunk.train().features(inputs)
+    settle(trunk, [photos])
+    assert all(torch.equal(value, state[name]) for name, value in trunk.convolutions.state_dict().items())
+
+
+def test_only_contrast_moves_convolutions() -> None:
+    network = Discriminator(small(**SEEING), Prior(4, 2, 3), hidden=8)
+    inputs = torch.rand(4, 3, 72, 96)
+    verdict = network(inputs)
+    (verdict.real.sum() + verdict.codes.sum()).backward()
+    trunk = network.trunk
+    assert isinstance(trunk, EdgeTrunk) and trunk.convolutions is not None and network.projection is not None
+    contrasted = [*trunk.convolutions.parameters(), *network.projection.parameters()]
+    assert all(weight.grad is None for weight in contrasted)
+    trunk.open_eyes(False)
+    told = network.train().contrasted(inputs[:, :1])
+    assert told.shape == (4, 128)
+    contrastive_loss(*told.chunk(2), 0.1).backward()
+    assert all(weight.grad is not None and weight.grad.any() for weight in contrasted)

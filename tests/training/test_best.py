@@ -30,8 +30,10 @@ NARROW = [
     *("model.trunk.directions=4", "model.trunk.hidden=8", "model.eyes.channels=[8,4]", "model.eyes.strides=[2,2]"),
     *("model.generator.channels=[8,8,3]", "model.generator.noise=4", "model.codes=2", "model.categories=3"),
     *("model.hidden=8", "train.batch_size=8", "train.fakes=4", "train.checkpoint_kimg=1", "train.status_kimg=0.008"),
+    *("model.trunk.channels=[4,8,2]", "model.trunk.strides=[3,2,1]", "contrast.kimg=0.032"),
     *("probe.photos=32", "neighbours.count=3", "data.fit=pad"),
 ]
+BLIND = ["model.trunk.channels=[]", "model.trunk.strides=[]", "contrast.kimg=0"]
 
 
 def narrow(photos: Path, run: Path, kimg: float, *overrides: str) -> DictConfig:
@@ -41,28 +43,54 @@ def narrow(photos: Path, run: Path, kimg: float, *overrides: str) -> DictConfig:
 
 @pytest.fixture(scope="module")
 def best(catalogue: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of six steps."""
+    """A run of six steps, in four of which convolutions learn."""
     return fit(narrow(catalogue, tmp_path_factory.mktemp("best") / "run", 0.048))  # type: ignore[return-value]
 
 
 def test_every_term_has_its_curve_and_every_part_moves(best: Path, catalogue: Path, tmp_path: Path) -> None:
     rows = [row for row in read_rows(best / "metrics.jsonl") if "checkpoint" not in row]
-    assert len(rows) == 6
+    assert [row["images_seen"] for row in rows] == [8, 16, 24, 32, 40, 48]
     for row in rows:
-        assert {"loss/neighbours", "loss/category", "loss/mi", "loss/g", "g/diversity"} <= row.keys()
-    fit(narrow(catalogue, tmp_path / "one", 0.008))
-    before, after = (load_checkpoint(checkpoints(run)[-1])["state_dict"] for run in (tmp_path / "one", best))
-    told = (".facing.", "trunk.mean", ".spread.", ".likeness.")  # before the first step, and never again
-    for name, value in before.items():
-        if value.is_floating_point():
-            assert torch.equal(value, after[name]) == any(part in name for part in told), name
-    assert before["discriminator.trunk.fitted"] and before["ema_discriminator.trunk.fitted"]
-    assert before["ema_discriminator.trunk.likeness.axes"].abs().max() > 0
+        assert {"loss/category", "loss/mi", "loss/g", "g/diversity"} <= row.keys()
+        assert ("loss/contrast" in row) == ("loss/neighbours" not in row) == (row["images_seen"] <= 32)
+    states = []
+    for run, kimg in (("one", 0.008), ("four", 0.032), ("five", 0.04)):
+        fit(narrow(catalogue, tmp_path / run, kimg, "train.status_kimg=0.024"))
+        states.append(load_checkpoint(checkpoints(tmp_path / run)[-1])["state_dict"])
+    # Means are never of steps with and without a term.
+    rows = [row for row in read_rows(tmp_path / "five" / "metrics.jsonl") if "checkpoint" not in row]
+    assert [(row["images_seen"], "loss/contrast" in row) for row in rows] == [(24, True), (32, True), (40, False)]
+    states.append(load_checkpoint(checkpoints(best)[-1])["state_dict"])
+    one, four, five, six = states
+    known = [name for name, value in one.items() if value.is_floating_point()]
+
+    def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor], *parts: str) -> set[bool]:
+        found = [name for name in known if any(part in name for part in parts)]
+        assert found
+        return {not torch.equal(before[name], after[name]) for name in found}
+
+    told = (".facing.", "trunk.mean", "trunk.spread.")  # before the first step, and never again otherwise
+    again = (".likeness.", ".seen_mean", ".seen_spread.", ".share")  # once more, when convolutions have learned
+    contrasted = (".convolutions.", ".projection.")
+    for before, after in ((one, four), (four, six), (five, six)):
+        assert changed(before, after, *told) == {False}
+    assert changed(one, four, *again) == {False} and changed(five, six, *again) == {False}
+    assert changed(four, five, *again) == {True}
+    assert changed(one, four, *contrasted) == {True} and changed(five, six, ".convolutions.") == {False}
+    assert changed(one, four, "trunk.learned.") == {False} and changed(five, six, "trunk.learned.") == {True}
+    rest = [name for name in known if not any(part in name for part in (*told, *again, *contrasted, ".learned."))]
+    assert changed(one, four, *rest) == {True} and changed(five, six, *rest) == {True}
+    # What has learned stays as its running average was.
+    for name in known:
+        if name.startswith("discriminator.trunk.convolutions."):
+            assert torch.equal(five[name], four[f"ema_{name}"]), name
+    assert one["discriminator.trunk.fitted"] and six["ema_discriminator.trunk.share"] > 0
+    assert one["ema_discriminator.trunk.likeness.axes"].abs().max() > 0
 
 
 def test_resume_is_exact_with_neighbours(best: Path, catalogue: Path, tmp_path: Path) -> None:
-    fit(narrow(catalogue, tmp_path / "halves", 0.024))
-    fit(narrow(catalogue, tmp_path / "halves", 0.048))
+    for kimg in (0.024, 0.032, 0.04, 0.048):
+        fit(narrow(catalogue, tmp_path / "halves", kimg))
     resumed, whole = (load_checkpoint(checkpoints(run)[-1]) for run in (tmp_path / "halves", best))
     for part in ("state_dict", "optimizer_states", "neighbours"):
         assert same(resumed[part], whole[part]), part
@@ -74,12 +102,14 @@ def test_an_exported_trunk_is_the_same_in_all_forms(best: Path, catalogue: Path,
     features, untrained = (Extractor.load(directory, untrained=seed)(photos) for seed in (None, 0))
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-5)
     content = json.loads((directory / "config.json").read_text())
-    assert content["num_features"] == features.shape[1] == 4 * 12 * 16 and len(content["learned"]) == 4
-    # Before its training it was what is not learned.
+    assert content["num_features"] == features.shape[1] == 4 * 12 * 16 and len(content["learned"]) == 4 + 10
+    # Without its training it is what is not learned, and convolutions see nothing.
     path = checkpoints(best)[-1]
     trunk = load_trunk(load_checkpoint(path), read_config(best), path).eval()
     pixels = torch.from_numpy(np.stack([load_photo(photo, "pad") for photo in photos])).permute(0, 3, 1, 2)
     with torch.no_grad():
+        for weight in trunk.parameters():
+            weight.zero_()
         fixed = trunk.fixed(trunk.resize(to_signed(pixels)))  # type: ignore[operator]
     np.testing.assert_allclose(untrained, fixed.numpy(), atol=1e-5)
     assert np.abs(features - untrained).max() > 1e-4
@@ -94,6 +124,8 @@ def test_an_exported_trunk_is_the_same_in_all_forms(best: Path, catalogue: Path,
         (["neighbours.count=0"], "nothing"),
         (["train.views=null"], "nothing"),
         (["model.categories=0"], "loss/category"),
+        (BLIND, "loss/contrast"),
+        (["train.ema_kimg=0", "contrast.kimg=0.008"], "nothing"),
     ],
 )
 def test_parts_can_be_left_out(overrides: list[str], absent: str, catalogue: Path, tmp_path: Path) -> None:
@@ -137,10 +169,18 @@ def test_neighbours_are_those_by_fixed_features(catalogue: Path, monkeypatch: py
         ("neighbours.views.area=[0,1]", r"neighbours\.views\.area"),
         ("train.views.area=[1,0.5]", r"train\.views\.area"),
         ("neighbours.views.turn=200", r"neighbours\.views\.turn"),
-        ("model.trunk.channels=[8]", r"model\.trunk\.channels"),
+        ("model.trunk.channels=[8]", r"as long as model\.trunk\.channels"),
+        ("model.trunk.channels=[]", r"as long as model\.trunk\.channels"),
+        ("model.trunk.strides=[3,2,2]", r"model\.trunk\.strides"),
+        ("model.trunk.strides=[4,2,1]", r"1 to 3 for each stage"),
+        ("model.trunk.strides=[3,3,1]", r"multiples of the product of model\.trunk\.strides"),
+        ("model.trunk.channels=[4,8,4]", "takes the place of edges"),
+        ("contrast.kimg=0", r"contrast\.kimg"),
+        ("contrast.temperature=0", r"contrast\.temperature"),
+        ("contrast.views.area=[0,1]", r"contrast\.views\.area"),
         ("model.trunk.hidden=0", r"model\.trunk\.hidden"),
         ("model.eyes.strides=[2]", r"as long as model\.eyes\.channels"),
-        ("model.trunk.input_size=[64,96]", "multiples of model.trunk.cell"),
+        ("model.trunk.input_size=[76,96]", "multiples of model.trunk.cell"),
         ("model.generator.growth=odd", "one of even, double"),
         ("neighbours.views.hue=1", r"unknown key neighbours\.views\.hue"),
     ],

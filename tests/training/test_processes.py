@@ -93,6 +93,13 @@ def test_two_processes_with_half_the_batch_are_one_with_the_whole(config: Path, 
     assert furthest(one, two) < 1e-8
 
 
+def test_so_they_are_when_convolutions_have_learned(full_size: Trained) -> None:
+    settings = [*SMOOTH, "contrast.kimg=0.004"]  # one of the three steps
+    one, two = (full_size(ROOT / "configs" / "best.yaml", processes, *settings) for processes in (1, 2))
+    assert one["acquainted"] == two["acquainted"] == 2 and torch.equal(one["neighbours"], two["neighbours"])
+    assert furthest(one, two) < 1e-8
+
+
 def test_it_is_global_batch_norm_that_makes_them_one(full_size: Trained) -> None:
     one, two = full_size(CONFIGS[0], 1, *SMOOTH), full_size(CONFIGS[0], 2, *SMOOTH, "train.sync_batch_norm=false")
     assert furthest(one, two) > 1e-3
