@@ -132,8 +132,8 @@ class PhotoToFeatures(nn.Module):
         self.trunk = trunk
 
     def forward(self, photos: Tensor) -> Tensor:
-        if self.trunk.colours == 1:  # of edges, for which it is all one what is 0
-            return self.trunk(grey(photos.float(), 1 / 127.5))
+        if self.trunk.colours == 1:
+            return self.trunk(grey(photos.float(), 1 / 127.5) - 1)
         return self.trunk(to_signed(photos))
 
 

@@ -108,6 +108,7 @@ def test_an_exported_trunk_is_the_same_in_all_forms(best: Path, catalogue: Path,
     trunk = load_trunk(load_checkpoint(path), read_config(best), path).eval()
     pixels = torch.from_numpy(np.stack([load_photo(photo, "pad") for photo in photos])).permute(0, 3, 1, 2)
     with torch.no_grad():
+        np.testing.assert_allclose(features, trunk(to_signed(pixels)).numpy(), atol=1e-5)
         for weight in trunk.parameters():
             weight.zero_()
         fixed = trunk.fixed(trunk.resize(to_signed(pixels)))  # type: ignore[operator]
