@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from infogan.edges import EdgeTrunk
 from retrieval.extractor import Extractor
 from retrieval.labels import Labels, label_photos
 from training.module import InfoGAN
@@ -78,11 +79,17 @@ def main() -> None:
 
 
 def by_batch(module: InfoGAN) -> InfoGAN:
-    """In evaluation mode, but for the discriminator's batch norms: their running statistics mix real and generated."""
+    """In evaluation mode, but for the discriminator's batch norms: their running statistics mix real and generated.
+
+    Not so those of a trunk of edges' convolutions, which have learned from real photos alone.
+    """
     module.eval()
-    for part in (module.ema_discriminator or module.discriminator).modules():
+    discriminator = module.ema_discriminator or module.discriminator
+    for part in discriminator.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.train()
+    if isinstance(discriminator.trunk, EdgeTrunk):
+        discriminator.trunk.eval()
     return module
 
 
