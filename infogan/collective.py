@@ -35,6 +35,5 @@ def gather(part: Tensor) -> Tensor:
     if processes() == 1:
         return part
     parts = torch.zeros(processes(), *part.shape, dtype=part.dtype, device=part.device)
-    return Sum.apply(
-        parts.index_copy(0, torch.tensor([dist.get_rank()], device=part.device), part.unsqueeze(0))
-    ).flatten(0, 1)
+    parts[dist.get_rank()] = part
+    return Sum.apply(parts).flatten(0, 1)
