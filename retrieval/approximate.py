@@ -139,8 +139,12 @@ def _candidates(
     """(Q, count) ids of the best codes in the nearest lists, -1 where there are fewer; `allowed`: a bit for each id."""
     selector = None if allowed is None else faiss.IDSelectorBitmap(allowed)
     options = faiss.SearchParametersIVF(nprobe=probes, sel=selector)
+    before = faiss.omp_get_max_threads()  # of whatever uses OpenMP in this thread, PyTorch too
     faiss.omp_set_num_threads(1 if len(projected) == 1 else threads or os.cpu_count() or 1)
-    return index.search(projected, count, params=options)[1]
+    try:
+        return index.search(projected, count, params=options)[1]
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 class Approximate:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 
@@ -61,6 +62,18 @@ def test_compaction_codes_it_and_search_reads_a_part(index: Index, monkeypatch: 
     monkeypatch.setattr(generation, "search", lambda *_: [(np.array([7.0]), np.array([7]))])
     assert found(index, queries[:1]) != [[(7, 7.0)]]
     assert found(index, queries[:1], 101) == [[(7, 7.0)]]
+
+
+@pytest.mark.parametrize("count", [1, 100])
+def test_a_search_leaves_the_process_its_threads(index: Index, count: int) -> None:
+    index.compact()
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(3)  # which neither one query nor many would choose
+    try:
+        found(index, vectors(count, 2))
+        assert faiss.omp_get_max_threads() == 3
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def test_what_comes_and_goes_after_it(index: Index, tmp_path: Path) -> None:
