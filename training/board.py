@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from training.config import flat
 
 PROJECTED = 64
 MARGIN = 2  # pixels between pictures
+WAITING = 4  # pictures that training may be ahead of
 
 
 def grid(photos: Tensor, columns: int) -> np.ndarray:
@@ -34,6 +37,9 @@ def grid(photos: Tensor, columns: int) -> np.ndarray:
 class Board:
     """The first process's; the others have none.
 
+    Pictures are drawn beside the training: encoding one takes as long as many steps of a GPU. If one cannot be written,
+    the next, or `close`, tells.
+
     Args:
         run: the run's directory.
         images_seen: where the run goes on; what TensorBoard shows beyond it is taken back. A run that begins again at 0
@@ -44,6 +50,8 @@ class Board:
         self.run = run
         self.latest: dict[str, float] = {}
         self.events = SummaryWriter(str(run), purge_step=images_seen + 1 if images_seen else 0)
+        self._painter = ThreadPoolExecutor(1)
+        self._paintings: deque[Future[None]] = deque()
 
     def curves(self, figures: dict[str, float], images_seen: int, **row: Any) -> None:
         """A point on every curve, and a line of `metrics.jsonl` with `row` beside the figures."""
@@ -55,10 +63,20 @@ class Board:
 
     def picture(self, name: str, photos: Tensor, columns: int, images_seen: int) -> None:
         """(N, 3, H, W) float in 0…1, as a grid with so many columns."""
-        drawn = grid((photos.float().cpu().clamp(0, 1) * 255).round().to(torch.uint8), columns)
+        colours = (photos.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+        self.finish(WAITING)
+        self._paintings.append(self._painter.submit(self._paint, name, colours, columns, images_seen))
+
+    def _paint(self, name: str, photos: Tensor, columns: int, images_seen: int) -> None:
+        drawn = grid(photos, columns)
         with naming(self.run):
             Image.fromarray(drawn).save(self.run / "grids" / f"{name}-{images_seen // 1000:06d}.png")
             self.events.add_image(name, drawn, images_seen, dataformats="HWC")
+
+    def finish(self, waiting: int = 0) -> None:
+        """Wait until so many pictures are left to be drawn at most, and raise what went wrong with the others."""
+        while self._paintings and (len(self._paintings) > waiting or self._paintings[0].done()):
+            self._paintings.popleft().result()
 
     def projector(self, features: Tensor, thumbnails: Tensor, names: Sequence[str], images_seen: int) -> None:
         """Features, (N, D) float32, with a picture of each, (N, 3, h, w) float in 0…1, for TensorBoard's projector.
@@ -82,5 +100,7 @@ class Board:
             self.events.flush()
 
     def close(self) -> None:
+        self._painter.shutdown()
         with naming(self.run):
             self.events.close()
+        self.finish()
