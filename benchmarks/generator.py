@@ -85,11 +85,10 @@ def by_batch(module: InfoGAN) -> InfoGAN:
     """
     module.eval()
     discriminator = module.ema_discriminator or module.discriminator
+    settled = set(discriminator.trunk.modules()) if isinstance(discriminator.trunk, EdgeTrunk) else set()
     for part in discriminator.modules():
-        if isinstance(part, nn.BatchNorm2d):
+        if isinstance(part, nn.BatchNorm2d) and part not in settled:
             part.train()
-    if isinstance(discriminator.trunk, EdgeTrunk):
-        discriminator.trunk.eval()
     return module
 
 

@@ -279,7 +279,7 @@ class InfoGAN(pl.LightningModule):
         self.acquainted = due
         assert self.photos is not None
         averaged = cast(EdgeTrunk, networks[-1].trunk).convolutions
-        if trunk.convolutions is not None and averaged is not None:
+        if trunk.convolutions is not None and averaged is not None and due == 2:
             trunk.convolutions.load_state_dict(averaged.state_dict())
         if self.global_rank == 0:
             count = self.config.neighbours.count
