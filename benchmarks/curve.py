@@ -1,6 +1,6 @@
 """Precision over a run's checkpoints, beside the floors: the tables of docs/results.md.
 
-    python benchmarks/curve.py RUN PHOTOS… --labels utzap50k-8 [--every 1] [--json OUT]
+    python benchmarks/curve.py RUN PHOTOS… --labels utzap50k-8 [--every 1] [--trained-on TRAIN…] [--json OUT]
 
 Exports every checkpoint of the run to a temporary place and evaluates it on labelled photos. Prints Markdown. Labels
 measure, they choose nothing.
@@ -30,6 +30,7 @@ COLUMNS = {
     "macro (other)": "macro_precision_at_k_other_product",
     "mAP@100": "map_at_100",
 }
+TRAINED_ON = "the training photos, where they are not where the run had them"
 
 
 def main() -> None:
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("photos", nargs="+")
     parser.add_argument("--labels", required=True)
     parser.add_argument("--every", type=int, default=1, help="take every Nth checkpoint, counted from the newest")
+    parser.add_argument("--trained-on", nargs="+", help=TRAINED_ON)
     parser.add_argument("--json", type=Path, help="write all figures there too")
     arguments = parser.parse_args()
     files = PhotoFiles(arguments.photos)
@@ -45,7 +47,7 @@ def main() -> None:
     rows: dict[str, dict[str, Any]] = {}
     print("| features | " + " | ".join(COLUMNS) + " |\n|---|" + "---|" * len(COLUMNS))
     for checkpoint in chosen:
-        report = measure(checkpoint, files, arguments.labels, floors=checkpoint == chosen[0])
+        report = measure(checkpoint, files, arguments.labels, arguments.trained_on, floors=checkpoint == chosen[0])
         for name, row in [*report.pop("floors").items(), (checkpoint.stem, report)]:
             rows[name] = row
             print(f"| {name} | " + " | ".join(f"{row[key]:.4f}" for key in COLUMNS.values()) + " |", flush=True)
@@ -53,10 +55,12 @@ def main() -> None:
         arguments.json.write_text(json.dumps(rows, indent=1))
 
 
-def measure(checkpoint: Path, files: PhotoFiles, scheme: str, floors: bool) -> dict[str, Any]:
+def measure(
+    checkpoint: Path, files: PhotoFiles, scheme: str, trained_on: list[str] | None, floors: bool = False
+) -> dict[str, Any]:
     """The report of `retrieval.evaluate.evaluate` on what the checkpoint exports."""
     with tempfile.TemporaryDirectory() as place:
-        extractor = Extractor.load(export(checkpoint, Path(place, "extractor"), None))
+        extractor = Extractor.load(export(checkpoint, Path(place, "extractor"), trained_on))
         return evaluate(extractor, files, scheme, floors=floors)
 
 

@@ -1,6 +1,6 @@
 """How well each selection rule picks among a run's checkpoints, against the best of them.
 
-    python benchmarks/selection.py RUN PHOTOS… --labels utzap50k-8 [--json OUT]
+    python benchmarks/selection.py RUN PHOTOS… --labels utzap50k-8 [--trained-on TRAIN…] [--json OUT]
 
 Exports every checkpoint of the run to a temporary place and evaluates it on labelled photos. Labels measure, they
 choose nothing, but for the rule `probe`. Prints Markdown: the checkpoint that each rule takes, its P@5, how far that is
@@ -18,7 +18,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from curve import measure
+from curve import TRAINED_ON, measure
 from scipy.stats import spearmanr
 
 from infogan.errors import UserError
@@ -33,13 +33,15 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("photos", nargs="+")
     parser.add_argument("--labels", required=True)
+    parser.add_argument("--trained-on", nargs="+", help=TRAINED_ON)
     parser.add_argument("--json", type=Path, help="write all figures there too")
     arguments = parser.parse_args()
     files = PhotoFiles(arguments.photos)
     names = [path.name for path in checkpoints(arguments.run)]
     found = candidates(read_rows(arguments.run / "metrics.jsonl"), names)
     reports = {
-        c.checkpoint: measure(arguments.run / c.checkpoint, files, arguments.labels, floors=False) for c in found
+        c.checkpoint: measure(arguments.run / c.checkpoint, files, arguments.labels, arguments.trained_on)
+        for c in found
     }
     precision = {name: report["precision_at_k"] for name, report in reports.items()}
     rules = {rule: judge(rule, found, precision) for rule in RULES}
