@@ -1,12 +1,16 @@
 """What each part of `best` is worth: the ablation table of docs/results.md, row by row.
 
     python benchmarks/quality.py OUT DEV --labels utzap50k-8 --photos TRAIN… [--rows NAME…] [--kimg 20] [--seeds 1]
+                                 [--convolutions CHECKPOINT]
 
 A row is a preset with some settings changed, trained on the same number of photos from each seed, or not trained at
 all. What is measured is kept in OUT/ROW-SEED.json and its run beside it, so the command goes on where it was stopped,
 and rows can be made one by one. Prints Markdown of all that OUT holds; labels measure, they choose nothing. Features
 are those of `export`, by the trunk's running average where there is one, in PyTorch; in brackets, the same run read
 otherwise.
+
+Convolutions take most of a run's time to learn. With --convolutions, rows that have the same ones begin with those of a
+checkpoint, and with nothing else of it; all photos are for what comes after.
 """
 
 from __future__ import annotations
@@ -35,11 +39,13 @@ from infogan.trunk import settle
 from retrieval.floors import FLOOR_FIT, area_pixels, principal_components
 from retrieval.labels import Labels, label_photos
 from retrieval.metrics import neighbour_reports
+from training.checkpoints import write_checkpoint
 from training.config import load_config
 from training.exporting import NORM_PHOTOS, load_trunk
+from training.module import InfoGAN
 from training.networks import build_trunk
 from training.photos import Signed, open_store
-from training.run import checkpoints, load_checkpoint, read_config
+from training.run import checkpoint_config, checkpoints, load_checkpoint, read_config
 from training.selection import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,6 +91,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", choices=names, default=names, metavar="NAME", help="; ".join(names))
     parser.add_argument("--kimg", type=float, default=20)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--convolutions", type=Path, metavar="CHECKPOINT", help="of `best`, by which they have learned")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name in arguments.rows:
@@ -123,12 +130,30 @@ def train(settings: str, seed: int, run: Path, arguments: argparse.Namespace) ->
     preset, *overrides = settings.split()
     command = [sys.executable, str(ROOT / "train.py"), str(ROOT / "configs" / f"{preset}.yaml"), *overrides]
     command += [f"data.root=[{','.join(arguments.photos)}]", f"run.dir={run}", f"seed={seed}"]
-    whole = load_config(ROOT / "configs" / f"{preset}.yaml", [*overrides, f"data.root={run}"])
-    if whole.contrast.kimg:  # of a shorter run the same share
+    default, whole = (
+        load_config(ROOT / "configs" / f"{preset}.yaml", [*changed, f"data.root={run}"]) for changed in ([], overrides)
+    )
+    if whole.contrast.kimg and arguments.convolutions and whole.model == default.model:
+        command += ["contrast.kimg=0", f"transfer={learned_convolutions(arguments.convolutions, seed, arguments.out)}"]
+    elif whole.contrast.kimg:  # of a shorter run the same share
         command += [f"contrast.kimg={arguments.kimg * whole.contrast.kimg / whole.train.kimg:g}"]
     command += [f"train.kimg={arguments.kimg:g}", "train.checkpoint_kimg=10", "train.status_kimg=1", "probe.photos=16"]
     if subprocess.run(command).returncode:
         raise UserError(f"{run}: training did not finish; start this command again to go on with it")
+
+
+def learned_convolutions(source: Path, seed: int, out: Path) -> Path:
+    """A checkpoint of fresh weights but for the averaged convolutions of `source`."""
+    place = out / f"convolutions-{seed}.ckpt"
+    if not place.exists():
+        checkpoint = load_checkpoint(source)
+        config, known = checkpoint_config(checkpoint, source), checkpoint["state_dict"]
+        config.seed = seed
+        weights = InfoGAN(config).state_dict()
+        taken = [name for name in weights if ".trunk.convolutions." in name]
+        weights |= {name: known[f"ema_{name.removeprefix('ema_')}"] for name in taken}
+        write_checkpoint(place, checkpoint | {"state_dict": weights, "optimizer_states": [], "images_seen": 0})
+    return place
 
 
 @torch.no_grad()
@@ -143,6 +168,10 @@ def readings(trunk: AnyTrunk, dev: str, scheme: str) -> dict[str, Any]:
             {"": lambda maps: trunk.drawn(trunk.weighed(maps)), "(what is not learned)": trunk.weighed},
         )
         ways["(edges alone)"] = lambda maps: normalize(maps[:, : trunk.num_features], dim=1)
+        if trunk.convolutions is not None:
+            ways["(convolutions alone)"] = lambda maps: normalize(
+                maps[:, trunk.num_features :] - trunk.seen_mean, dim=1
+            )
     else:
         raw, ways = trunk.features, {"": lambda features: features}
         ways[f"(clipped at ±{CLIP:g})"] = lambda features: features.clamp(-CLIP, CLIP)
