@@ -294,8 +294,9 @@ def check_config(config: DictConfig) -> None:
         ("contrast.kimg", 0 <= contrast.kimg < math.inf, "0 or more"),
         (
             "contrast.kimg",
-            (contrast.kimg > 0) == sees,
-            "more than 0 where a trunk of edges has model.trunk.channels, and 0 elsewhere",
+            (contrast.kimg > 0) == sees or (sees and config.transfer is not None),
+            "more than 0 where a trunk of edges has model.trunk.channels, unless transfer brings learned ones, and 0"
+            " elsewhere",
         ),
         ("contrast.lr", 0 < contrast.lr < math.inf, "more than 0"),
         ("contrast.temperature", 0.01 <= contrast.temperature < math.inf, "0.01 or more"),

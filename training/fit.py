@@ -91,6 +91,12 @@ def _lead(config: DictConfig, run: Path, store: PhotoStore, shape: Layout) -> No
     else:
         verb = "resuming" if images_seen else "starting"
         log.info("%s: %s at kimg %g of %g", run, verb, images_seen / 1000, config.train.kimg)
+        if config.contrast.kimg >= config.train.kimg:
+            log.info(
+                "warning: train.kimg is not beyond contrast.kimg, %g: the run ends before its convolutions are looked"
+                " through, and exports edges alone; set contrast.kimg to 0.6 of train.kimg",
+                config.contrast.kimg,
+            )
     board = Board(run, images_seen)
     try:
         _train(config, shape, store, start, board)

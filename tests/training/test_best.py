@@ -140,6 +140,23 @@ def test_parts_can_be_left_out(overrides: list[str], absent: str, catalogue: Pat
     )
 
 
+def test_a_run_too_short_for_its_convolutions_is_warned(best: Path, catalogue: Path, tmp_path: Path) -> None:
+    fit(narrow(catalogue, tmp_path / "short", 0.016))
+    assert "contrast.kimg to 0.6 of train.kimg" in (tmp_path / "short" / "log.txt").read_text()
+    assert "0.6 of train.kimg" not in (best / "log.txt").read_text()
+
+
+def test_learned_convolutions_may_be_brought(best: Path, catalogue: Path, tmp_path: Path) -> None:
+    learned = checkpoints(best)[-1]
+    run = fit(narrow(catalogue, tmp_path / "run", 0.016, "contrast.kimg=0", f"transfer={learned}"))
+    assert run is not None
+    before, after = (load_checkpoint(path) for path in (learned, checkpoints(run)[-1]))
+    assert after["acquainted"] == 2 and all("loss/contrast" not in row for row in read_rows(run / "metrics.jsonl"))
+    same = {n: torch.equal(w, after["state_dict"][n]) for n, w in before["state_dict"].items() if ".convolutions." in n}
+    assert same and all(same.values())
+    assert not torch.equal(*(part["state_dict"]["discriminator.trunk.learned.1.weight"] for part in (before, after)))
+
+
 def test_neighbours_are_those_by_fixed_features(catalogue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_store([str(catalogue)], "pad", None)
     trunk = EdgeTrunk(8, 16, 0.1, [64, 96], framing=0.5)
