@@ -75,7 +75,10 @@ CASES = (
     Case(
         "codes",
         "Each row changes one code and holds all else",
-        ("train.kimg=100", "train.checkpoint_kimg=10", "train.grid_kimg=20"),
+        (
+            *("train.kimg=400", "contrast.kimg=100", "train.checkpoint_kimg=50", "train.grid_kimg=50"),
+            *("train.batch_size=128", "train.fakes=32", "train.mi_weight=0.015625"),  # more steps of the generator
+        ),
         None,
         "best",
     ),
