@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,9 +80,24 @@ def embed_photos(
         stacked = {prepare: np.stack(parts) for prepare, parts in prepared.items()}
         return read, {model.name: model.run(stacked[model.prepare]) for model in models}
 
-    done = [part for part in in_parallel(work, rows, title, len(rows), os.cpu_count() or 1) if part[0]]
+    with _torch_on_one_thread():
+        done = [part for part in in_parallel(work, rows, title, len(rows), os.cpu_count() or 1) if part[0]]
     if not done:
         raise UserError(f"none of the {len(rows):,} photos is readable")
     read = np.array([row for part, _ in done for row in part])
     features = {model.name: np.concatenate([part[model.name] for _, part in done]) for model in models}
     return read, features, len(rows) - len(read)
+
+
+@contextmanager
+def _torch_on_one_thread() -> Iterator[None]:
+    """A network's own preparation is PyTorch's, where it has been loaded: small maps, in each of our threads."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else 0
+    if torch:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if torch:
+            torch.set_num_threads(before)

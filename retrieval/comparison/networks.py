@@ -100,7 +100,6 @@ def build_network(name: str, output: bool, weights_dir: Path | None, random_init
     # isort: split
     import torch
 
-    torch.set_num_threads(1)  # small maps are prepared, in several threads of ours
     bare, _, tag = name.partition(".")
     theirs = models.get_model_weights(bare).__members__ if bare in models.list_models(module=models) else {}
     build = _torchvision if theirs and tag in ("", *theirs) else _timm

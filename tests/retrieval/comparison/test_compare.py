@@ -177,7 +177,9 @@ def test_two_runs_give_the_same_precision_and_no_weights_give_none(
 
 def test_random_weights_are_timed_and_never_scored(catalogue: Path) -> None:
     names = ("pixels16", TINY, f"{TINY}+pca20")
+    threads = torch.get_num_threads()
     report = compare(PhotoFiles(catalogue), "utzap50k-8", names, "cosine", random_init=True, rounds=1)
+    assert torch.get_num_threads() == threads
     pixels, *networks = report["rows"]
     assert pixels["precision_at_5"] > 0
     for row in networks:
