@@ -20,6 +20,7 @@ _SPREAD = 32, 0.5  # axes of edges that are weakened, and the power
 _SEEN_SPREAD = 64  # the same of what convolutions see
 _SHARE = 0.6  # the length of what convolutions see, where that of edges is 1
 _LIKENESS = 128
+_DARKEST = 0.5  # ground, where white is 2: what is darker than a quarter of the light is made four times as bright
 
 
 class Edges(nn.Module):
@@ -216,6 +217,7 @@ class EdgeTrunk(nn.Module):
         edges = (coarse / (length + _WEAK)).flatten(1)
         if self.convolutions is None or not self.sees:
             return edges
+        photos = on_white(photos)
         turned = torch.where(self.facing.other_way(edges)[..., None, None], photos.flip(3), photos)
         # They learn by contrast alone: no head's gradient reaches them, nor a generator through them.
         return torch.cat([edges, self.convolutions(turned).to(edges.dtype).flatten(1).detach()], 1)
@@ -289,6 +291,16 @@ class EdgeTrunk(nn.Module):
     def forward(self, photos: Tensor) -> Tensor:
         """(N, 3, 128, 128) float in −1…1 → (N, num_features), of length 1."""
         return self.features(self.resize(grey(photos)))
+
+
+def on_white(photos: Tensor) -> Tensor:
+    """(N, 1, H, W) in −1…1, the same with their ground made white: as if in the light in which it is.
+
+    Edges do not mind what the ground is, and convolutions have met white alone. The brightest corner tells it.
+    """
+    height, width = photos.shape[2:]
+    ground = photos[:, :, :: height - 1, :: width - 1].amax((2, 3), keepdim=True)
+    return (2 * (photos + 1) / (ground + 1).clamp_min(_DARKEST) - 1).clamp_max(1)
 
 
 AnyTrunk = Trunk | EdgeTrunk

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from infogan.codes import Prior
 from infogan.discriminator import Discriminator, share
-from infogan.edges import Edges, EdgeTrunk
+from infogan.edges import Edges, EdgeTrunk, on_white
 from infogan.losses import contrastive_loss, neighbour_loss
 from infogan.trunk import Trunk, settle
 from infogan.weakening import Weakening, nearest_others
@@ -276,6 +276,18 @@ def test_convolutions_are_part_of_the_features_once_they_were_fitted() -> None:
     trunk.train().features(inputs)
     settle(trunk, [photos])
     assert all(torch.equal(value, state[name]) for name, value in trunk.convolutions.state_dict().items())
+
+
+def test_a_ground_is_made_white_for_convolutions() -> None:
+    photos = torch.tensor([[0.0, -0.5, -0.4], [-1, 0.9, 0.1], [-1, 0.2, 0.5]]).view(1, 1, 3, 3)
+    expected = 2 * (photos + 1) / 1.5 - 1  # by the brightest corner; what is brighter is white
+    torch.testing.assert_close(on_white(photos), expected.clamp_max(1))
+    torch.testing.assert_close(on_white(torch.full((1, 1, 3, 3), -0.9)), torch.full((1, 1, 3, 3), -0.6))  # stays dark
+    wedge = wedges(20)
+    assert torch.equal(on_white(wedge[:, :1]), wedge[:, :1])  # white is white
+    trunk = fitted(wedge, **SEEING)
+    clean, dim = (trunk.maps(trunk.resize(part))[:, trunk.num_features :] for part in (wedge, (wedge - 1) / 2))
+    torch.testing.assert_close(dim, clean, atol=1e-5, rtol=1e-4)
 
 
 def test_only_contrast_moves_convolutions() -> None:
