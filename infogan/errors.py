@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
+import select
+import signal
 import sys
 import threading
 import warnings
@@ -44,12 +47,15 @@ class ArgumentParser(argparse.ArgumentParser):
 def run_command(main: Callable[[], None]) -> int:
     """Run a command line's `main` and return its exit code: 0 done, 2 the user's mistake, 130 interrupted.
 
+    141, as of a shell's own commands, where whoever read its output has seen enough (`| head`).
+
     Faults of ours are not caught: they leave with their traceback, and Python exits with 1.
     """
     warnings.filterwarnings("ignore", module="PIL")  # about files that load_photo judges itself
     threading.excepthook = _quiet_about_the_machine
     try:
         main()
+        sys.stdout.flush()  # here and not when Python ends, where nobody could catch it
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -60,6 +66,9 @@ def run_command(main: Callable[[], None]) -> int:
         print(f"error: {module} is missing: pip install 'sole2vec[{_EXTRAS[module]}]'", file=sys.stderr)
         return 2
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+            return 128 + signal.SIGPIPE
         if error.errno not in _MACHINE:
             raise
         print(
@@ -71,6 +80,13 @@ def run_command(main: Callable[[], None]) -> int:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return 130
     return 0
+
+
+def _nobody_reads() -> bool:
+    """Whether it is standard output whose other end is closed, and not some connection."""
+    output = select.poll()
+    output.register(sys.stdout, 0)  # errors alone
+    return bool(output.poll(0))
 
 
 def _quiet_about_the_machine(failure: threading.ExceptHookArgs) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from retrieval.index import Index
-from tests.conftest import assert_user_error, command
+from tests.conftest import ROOT, assert_user_error, command
 
 
 def retrieval(*arguments: object) -> dict:
@@ -97,3 +101,12 @@ def test_mistakes_are_one_line_each(extractor: Path, index: Path, catalogue: Pat
     assert_user_error(fails("index", extractor, catalogue, letter), "not an index")
     assert_user_error(fails("evaluate", extractor, catalogue, "--labels", "shapes"), "not known")
     assert_user_error(fails("evaluate", extractor, catalogue, "--labels", "folder", "-k", 500), "must be in 1")
+
+
+def test_output_that_nobody_reads_any_more_is_no_fault() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    call = [sys.executable, "-m", "retrieval", "describe", "paper"]
+    done = subprocess.run(call, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
