@@ -21,7 +21,7 @@ from infogan.errors import ArgumentParser, UserError, run_command
 
 
 def main() -> None:
-    from training.config import RULES
+    from training.checks import RULES
 
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, metavar="RUN_OR_CHECKPOINT", help="a run: the checkpoint of its rule")

@@ -15,6 +15,8 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from curve import TRAINED_ON
+
 from infogan.files import write_atomically
 from infogan.sources import PhotoFiles
 from retrieval.directory import RELEASED
@@ -41,7 +43,7 @@ def main() -> None:
     parser.add_argument("dev", nargs="+")
     parser.add_argument("--labels", required=True)
     parser.add_argument("--hardware", required=True, help="what it was trained on, and for how long")
-    parser.add_argument("--photos", nargs="+", help="the training photos, where they are not where the run had them")
+    parser.add_argument("--photos", nargs="+", help=TRAINED_ON)
     arguments = parser.parse_args()
     place, int8 = RELEASES / RELEASED[arguments.name], (arguments.dev, arguments.labels)
     directory = export(arguments.source, place, arguments.photos, int8=int8, generator=True)

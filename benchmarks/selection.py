@@ -23,7 +23,7 @@ from scipy.stats import spearmanr
 
 from infogan.errors import UserError
 from infogan.sources import PhotoFiles
-from training.config import RULES
+from training.checks import RULES
 from training.run import checkpoints
 from training.selection import Candidate, candidates, choose, read_rows, score
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -139,10 +140,17 @@ def _candidates(
     """(Q, count) ids of the best codes in the nearest lists, -1 where there are fewer; `allowed`: a bit for each id."""
     selector = None if allowed is None else faiss.IDSelectorBitmap(allowed)
     options = faiss.SearchParametersIVF(nprobe=probes, sel=selector)
-    before = faiss.omp_get_max_threads()  # of whatever uses OpenMP in this thread, PyTorch too
-    faiss.omp_set_num_threads(1 if len(projected) == 1 else threads or os.cpu_count() or 1)
-    try:
+    with faiss_threads(1 if len(projected) == 1 else threads or os.cpu_count() or 1):
         return index.search(projected, count, params=options)[1]
+
+
+@contextmanager
+def faiss_threads(count: int) -> Iterator[None]:
+    """So many for what FAISS does here. The number is that of all that use OpenMP in this thread, PyTorch too."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(count)
+    try:
+        yield
     finally:
         faiss.omp_set_num_threads(before)
 

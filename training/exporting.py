@@ -56,7 +56,7 @@ def export(
         source: a run directory or a checkpoint file.
         output: where to write; default: `extractor-kimg-…` beside the checkpoint.
         photos: real photos for the batch-norm statistics; default: those the run was trained on.
-        rule: one of `training.config.RULES`; default: `train.selection` of the run's config.
+        rule: one of `training.checks.RULES`; default: `train.selection` of the run's config.
         int8: labelled photos and their scheme, by which an int8 form is judged; it is written where it loses no more
             than 0.005 of P@5 and is faster here. Default: there is none.
         generator: write the generator too, so that shoes can be drawn with what the extractor came from.

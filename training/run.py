@@ -21,7 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from infogan.errors import UserError
 from infogan.files import write_atomically
-from training.config import Config, check_config, config_difference, load_yaml
+from training.checks import check_config
+from training.config import Config, config_difference, load_yaml
 from training.selection import read_rows
 
 RUNS = Path("checkpoints")

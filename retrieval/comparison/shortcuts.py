@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from retrieval.approximate import faiss_threads
 from retrieval.comparison.reductions import MOST, SEED
 from retrieval.knn import Vectors, search
 
@@ -81,11 +82,9 @@ def faiss_hnsw(gallery: np.ndarray, k: int) -> Shortcut:
     """FAISS, along a graph of near ones (Malkov & Yashunin 2018); built by one thread, so always the same."""
     import faiss
 
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
     index = faiss.IndexHNSWFlat(gallery.shape[1], LINKS)
-    index.add(np.ascontiguousarray(gallery, np.float32))
-    faiss.omp_set_num_threads(threads)
+    with faiss_threads(1):
+        index.add(np.ascontiguousarray(gallery, np.float32))
     index.hnsw.efSearch = max(EFFORT, k)
 
     def find(query: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import torch
 from export import main
 from infogan.errors import UserError
 from tests.conftest import assert_user_error, command
-from training.config import RULES
+from training.checks import RULES
 from training.exporting import export, load_trunk
 from training.run import checkpoint_config, checkpoints, load_checkpoint
 from training.selection import RULE_FUNCTIONS, Candidate, candidates, choose, choose_all, read_rows, score, table
