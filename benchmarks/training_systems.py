@@ -18,7 +18,7 @@ from torchvision.datasets import ImageFolder
 
 from infogan.codes import mutual_information_loss
 from infogan.discriminator import Discriminator
-from infogan.generator import Generator
+from infogan.generator import Generator, RowResizeConv, UpStage
 from infogan.losses import fake_loss, generator_loss, real_loss
 from infogan.photo import SIZE
 from infogan.sources import PhotoFiles
@@ -35,7 +35,7 @@ AHEAD = 2  # batches that each worker of a DataLoader prepares
 class Ordinary:
     """What one writes first, after PyTorch's DCGAN example and the public InfoGANs that follow it.
 
-    Networks of the same widths with PyTorch's own dropout, the same losses and optimisers, float32, eager, NCHW. A
+    Networks of the same widths of PyTorch's own layers, the same losses and optimisers, float32, eager, NCHW. A
     plain loop makes one batch of fakes for both players, computes the discriminator's gradients in the generator's step
     too, and reads both losses after every step. Photos are files behind ImageFolder and a DataLoader: decode, resize,
     normalise. On a GPU, pinned memory and cuDNN's own search for algorithms.
@@ -48,8 +48,8 @@ class Ordinary:
 
     def __init__(self, config: DictConfig, files: Path, workers: int) -> None:
         self.config, self.workers = config, workers
-        self.generator = with_plain_dropout(build_generator(config.model)).to(DEVICE)
-        self.discriminator = with_plain_dropout(build_discriminator(config.model)).to(DEVICE)
+        self.generator = plain(build_generator(config.model)).to(DEVICE)
+        self.discriminator = plain(build_discriminator(config.model)).to(DEVICE)
         train, q_head, betas = config.train, self.discriminator.q_head, tuple(config.train.betas)
         self.optimizers = [
             Adam([*self.generator.parameters(), *q_head.parameters()], train.lr_generator, betas),
@@ -87,12 +87,16 @@ class Ordinary:
         return seconds
 
 
-def with_plain_dropout(network: Any) -> Any:
-    """The network with PyTorch's own dropout wherever it has a quicker kind."""
+def plain(network: Any) -> Any:
+    """The network with PyTorch's own layers wherever it has quicker kinds."""
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.Dropout):
                 setattr(module, name, nn.Dropout(child.p))
+        if isinstance(module, UpStage) and isinstance(late := module[1], RowResizeConv):
+            width = module[0].size[1]
+            module[0] = nn.Upsample((len(late.resize), width))
+            module[1] = nn.Conv2d(late.in_channels, late.out_channels, 3, padding=1, bias=False)
     return network
 
 

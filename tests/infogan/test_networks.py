@@ -10,7 +10,7 @@ import torch
 
 from infogan.codes import Prior, category_loss, mutual_information_loss
 from infogan.discriminator import Discriminator
-from infogan.generator import Generator, even_sizes
+from infogan.generator import Generator, RowResizeConv, even_sizes
 from infogan.losses import fake_loss, generator_loss, real_loss
 from infogan.trunk import PhotoToFeatures, Trunk, area_weights, settle, to_signed
 from training.config import load_config
@@ -57,16 +57,23 @@ def test_the_papers_multiply_adds(discriminator: Discriminator, generator: Gener
     assert multiply_adds(discriminator.trunk, torch.zeros(1, 3, 128, 128)) == resize + sum(
         convolution(*stage) for stage in stages
     )
+    # The rows of the first two are resized last, by a matrix of three columns for each row before.
+    rows_last = [
+        convolution(256, 128, 4, 26),
+        24 * 3 * 4 * 26 * 128,
+        convolution(128, 64, 24, 46),
+        45 * 3 * 24 * 46 * 64,
+    ]
     ups = [
-        (256, 128, 24, 26),
-        (128, 64, 45, 46),
         (64, 32, 66, 67),
         (32, 16, 86, 87),
         (16, 16, 107, 107),
         (16, 3, 128, 128),
     ]
     linear = 108 * 4 * 6 * 256
-    assert multiply_adds(generator, torch.zeros(1, 108)) == linear + sum(convolution(*stage) for stage in ups)
+    assert multiply_adds(generator, torch.zeros(1, 108)) == linear + sum(rows_last) + sum(
+        convolution(*stage) for stage in ups
+    )
 
 
 def test_the_papers_generator(generator: Generator) -> None:
@@ -76,6 +83,24 @@ def test_the_papers_generator(generator: Generator) -> None:
     channels = [256, 128, 64, 32, 16, 16]
     weights = 109 * 4 * 6 * 256 + sum(9 * a * b + 2 * b for a, b in itertools.pairwise(channels))
     assert count_weights(generator) == weights + 9 * 16 * 3 + 3 == 1_064_627
+
+
+@pytest.mark.parametrize("rows", [(4, 24), (24, 45), (8, 16), (5, 5)])
+def test_rows_resized_after_a_convolution_are_as_those_before(rows: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    before, after = rows
+    late = RowResizeConv(5, 7, before, after).double()
+    plain = torch.nn.Conv2d(5, 7, 3, padding=1, bias=False).double()
+    plain.load_state_dict(late.state_dict())
+    maps = torch.randn(2, 5, before, 9, dtype=torch.float64)
+    towards = torch.randn(2, 7, after, 9, dtype=torch.float64)
+    found = []
+    for convolution, shown in ((late, maps), (plain, torch.nn.functional.interpolate(maps, (after, 9)))):
+        made = convolution(shown)
+        (gradient,) = torch.autograd.grad((made * towards).sum(), convolution.weight)
+        found.append((made, gradient))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
 def test_the_generators_maps_grow_evenly() -> None:
