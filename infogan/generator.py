@@ -16,7 +16,7 @@ PAYS = 1.5  # times as many multiply-adds, from which on a convolution before th
 
 
 class RowResizeConv(nn.Conv2d):
-    """A 3×3 convolution without bias of a map whose rows are resized, nearest neighbour, which it is given without.
+    """Nearest-neighbour resize of a map's rows and a 3×3 convolution without bias, in the other order.
 
     An enlarged map repeats rows, and a convolution treats equals alike, so it may come first, with less to do:
     Σ_k S_k R (w_k ∗ x) instead of Σ_k w_k ∗ (S_k R x), with w_k row k of the kernel, R the resize and S_k the shift by
