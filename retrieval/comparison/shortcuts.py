@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import faiss
 import numpy as np
 
 from retrieval.approximate import faiss_threads
@@ -71,8 +72,6 @@ def _within(gallery: np.ndarray, k: int, labels: np.ndarray, centres: np.ndarray
 
 def faiss_flat(gallery: np.ndarray, k: int) -> Shortcut:
     """FAISS, every vector."""
-    import faiss
-
     index = faiss.IndexFlatL2(gallery.shape[1])
     index.add(np.ascontiguousarray(gallery, np.float32))
     return Shortcut(lambda query: index.search(np.ascontiguousarray(query, np.float32), k)[1][0])
@@ -80,8 +79,6 @@ def faiss_flat(gallery: np.ndarray, k: int) -> Shortcut:
 
 def faiss_hnsw(gallery: np.ndarray, k: int) -> Shortcut:
     """FAISS, along a graph of near ones (Malkov & Yashunin 2018); built by one thread, so always the same."""
-    import faiss
-
     index = faiss.IndexHNSWFlat(gallery.shape[1], LINKS)
     with faiss_threads(1):
         index.add(np.ascontiguousarray(gallery, np.float32))
