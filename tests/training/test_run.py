@@ -216,7 +216,7 @@ def test_a_checkpoint_of_another_model_is_refused(run: Path, catalogue: Path, tm
 def test_dry_run_prints_everything_and_touches_nothing(tmp_path: Path) -> None:
     done = command(str(ROOT / "train.py"), str(ROOT / "configs" / "paper.yaml"), "--dry-run", "seed=3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for words in ("seed: 3", "430,000", "1,064,627", "80.5 M", "486.7 M", "1536 from a 16×8×12 map", "31,250"):
+    for words in ("seed: 3", "430,000", "1,064,627", "80.5 M", "272.7 M", "1536 from a 16×8×12 map", "31,250"):
         assert words in done.stdout
     assert list(tmp_path.iterdir()) == []
 
