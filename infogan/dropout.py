@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 
 class Dropout(nn.Dropout):
-    """PyTorch's dropout, twice as fast on a CPU, where PyTorch draws a number per element, and on one thread.
+    """PyTorch's dropout, several times as fast on a CPU, where PyTorch draws a number per element, and on one thread.
 
     Here every random 64-bit number serves four elements, so p is rounded to a multiple of 2⁻¹⁶. The mask is a function
     of PyTorch's seed alone, whatever the number of threads. p is at most 0.99.
@@ -18,8 +19,16 @@ class Dropout(nn.Dropout):
         if not self.training or not self.p or maps.device.type != "cpu":
             return super().forward(maps)
         dropped = round(self.p * 2**16)
-        words = torch.empty(-(-maps.numel() // 4), dtype=torch.int64)
-        words.random_(-(2**63), None)  # without bounds the sign would always be +
-        bits = words.view(torch.int16).as_strided(maps.shape, maps.stride())
-        kept = bits >= dropped - 2**15
+        # Compared in place: to int16 that is three times as fast as to bool, and what it is then turned into as well.
+        kept = random_int16(maps.numel()).as_strided(maps.shape, maps.stride()).ge_(dropped - 2**15)
         return maps * kept.to(maps.dtype).div_(1 - dropped / 2**16)
+
+
+@torch.compiler.disable
+def random_int16(count: int) -> Tensor:
+    """At least `count` independent numbers, any int16 as likely as another.
+
+    PyTorch's generator is asked for the seed of one of NumPy's alone, which is twice as fast.
+    """
+    source = np.random.SFC64(int(torch.randint(2**63 - 1, ())))
+    return torch.from_numpy(source.random_raw(-(-count // 4)).view(np.int16))
