@@ -1,16 +1,16 @@
 """How well each selection rule picks among a run's checkpoints, against the best of them.
 
-    python benchmarks/selection.py RUN PHOTOS… --labels utzap50k-8 [--trained-on TRAIN…] [--json OUT]
+    python benchmarks/selection.py RUN PHOTOS… --labels utzap50k-8 [--trained-on TRAIN…] [--out OUT]
 
 Exports every checkpoint of the run to a temporary place and evaluates it on labelled photos. Labels measure, they
 choose nothing, but for the rule `probe`. Prints Markdown: the checkpoint that each rule takes, its P@5, how far that is
 below the best, and Spearman's rank correlation between what the rule goes by and P@5 over the checkpoints that have it.
+OUT is as in curve.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from curve import TRAINED_ON, measure
+from curve import OUT, TRAINED_ON, measure
 from scipy.stats import spearmanr
 
 from infogan.errors import UserError
@@ -34,24 +34,18 @@ def main() -> None:
     parser.add_argument("photos", nargs="+")
     parser.add_argument("--labels", required=True)
     parser.add_argument("--trained-on", nargs="+", help=TRAINED_ON)
-    parser.add_argument("--json", type=Path, help="write all figures there too")
+    parser.add_argument("--out", type=Path, help=OUT)
     arguments = parser.parse_args()
     files = PhotoFiles(arguments.photos)
     names = [path.name for path in checkpoints(arguments.run)]
     found = candidates(read_rows(arguments.run / "metrics.jsonl"), names)
-    reports = {
-        c.checkpoint: measure(arguments.run / c.checkpoint, files, arguments.labels, arguments.trained_on)
-        for c in found
-    }
-    precision = {name: report["precision_at_k"] for name, report in reports.items()}
+    precision = {c.checkpoint: measure(arguments.run / c.checkpoint, files, arguments)["precision_at_k"] for c in found}
     rules = {rule: judge(rule, found, precision) for rule in RULES}
     best = max(precision, key=precision.__getitem__)
     print("| rule | takes | P@5 | below the best | Spearman's ρ | of |\n|---|---|---|---|---|---|")
     for rule, row in rules.items():
         print(f"| `{rule}` | " + " | ".join(map(cell, row.values())) + " |")
     print(f"| the best | {best} | {precision[best]:.4f} | | | {len(precision)} |")
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"rules": rules, "checkpoints": reports}, indent=1))
 
 
 def judge(rule: str, found: Sequence[Candidate], precision: Mapping[str, float]) -> dict[str, Any]:
