@@ -5,7 +5,8 @@
 Both are what `benchmarks/large.py --json` wrote, of different sizes. By the item: room, embedding, adding, codes,
 reading in an exact search, and comparing with each other item for the neighbours of all. By codes, a query takes a
 constant and a time for each code in the lists read; how many lists there are grows with the root of the items, how many
-are read stays as measured in LARGE. Both times come from the two sizes. Prints Markdown.
+are read stays as measured in LARGE. Both times come from the two sizes. Of few items no codes are written. Prints
+Markdown.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from infogan.errors import ArgumentParser, run_command
+from retrieval.compaction import APPROXIMATE_ITEMS
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000)
 UNITS = (("years", 365.25 * 86400), ("days", 86400), ("h", 3600), ("min", 60), ("s", 1), ("ms", 1e-3))
 PLURAL = "years", "days"
+CODE_BYTES = 140  # of an item, with its share of lists and axes
 
 
 def main() -> None:
@@ -35,16 +38,17 @@ def main() -> None:
     print(f"| {' | '.join((*columns, 'a query, exactly', 'by codes', 'neighbours of all'))} |\n{'|---' * 9}|")
     for items in SIZES:
         share = items / large["items"]
+        coded = items >= APPROXIMATE_ITEMS
         by_codes = constant + per_code * large["entry"]["probes"] * items / lists(items)
         cells = [
             f"{items:,}",
-            room(items * large["bytes"]),
-            room(items * 140),
+            room(items * (large["bytes"] - (0 if coded else CODE_BYTES))),
+            room(items * CODE_BYTES) if coded else "–",
             span(items / large["photos_per_second"]),
             span(share * large["adding"]),
-            span(share * large["codes"]),
+            span(share * large["codes"]) if coded else "–",
             span(share * large["one: exact"] / 1e3),
-            span(by_codes / 1e3),
+            span(by_codes / 1e3) if coded else "–",
             span(large["bulk"] / large["bulk_queries"] * items * share),
         ]
         print(f"| {' | '.join(cells)} |")

@@ -9,6 +9,7 @@ For extractors trained on UT-Zap50K, whose terms the card repeats.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,16 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from curve import TRAINED_ON
+from omegaconf import DictConfig
 
 from infogan.files import write_atomically
 from infogan.sources import PhotoFiles
 from retrieval.directory import RELEASED
 from retrieval.evaluate import evaluate
 from retrieval.extractor import Extractor
+from training.config import config_difference, flat, load_config
 from training.exporting import export
+from training.run import checkpoint_config, load_checkpoint, read_config
 
 RELEASES = Path(__file__).resolve().parent.parent / "checkpoints" / "released"
 FIGURES = {
@@ -49,16 +53,25 @@ def main() -> None:
     directory = export(arguments.source, place, arguments.photos, int8=int8, generator=True)
     extractor, files = Extractor.load(directory), PhotoFiles(arguments.dev)
     reports = {k: evaluate(extractor, files, arguments.labels, k, floors=False) for k in (1, 5, 10)}
-    config = extractor.config["run"]
+    source, kimg = arguments.source, extractor.config["run"]["images_seen"] / 1000
+    config = read_config(source) if source.is_dir() else checkpoint_config(load_checkpoint(source), source)
     card = directory / "README.md"
-    command = f"python train.py configs/{config['name']}.yaml data.root=TRAIN seed={config['seed']}"
     measured = f"python -m retrieval evaluate {arguments.name} DEV --labels {arguments.labels}"
-    made = (
-        f"## How it was made\n\n```\n{command}\n```\n\nto {config['images_seen'] / 1000:g} kimg. {arguments.hardware}\n"
-    )
+    made = f"## How it was made\n\n```\n{command(config)}\n```\n\nto {kimg:g} kimg. {arguments.hardware}\n"
     text = f"\n{made}\n{TERMS}\n\n## How good it is\n\n```\n{measured}\n```\n\n{tables(reports)}"
-    write_atomically(card, card.read_text() + text)
+    write_atomically(card, card.read_text().replace(directory.name, arguments.name) + text)
     print(text)
+
+
+def command(config: DictConfig) -> str:
+    """What trained it, with every setting that is not the preset's and matters to the outcome."""
+    path = f"configs/{config.name}.yaml"
+    preset, own = load_config(path, []), flat(config)
+    keys = [key for key in config_difference(preset, config) if key not in ("data.root", "seed")]
+    if config.train.checkpoint_kimg != preset.train.checkpoint_kimg:
+        keys.append("train.checkpoint_kimg")
+    settings = [f"{key}={json.dumps(own[key])}" for key in keys]
+    return " ".join(["python train.py", path, "data.root=TRAIN", f"seed={config.seed}", *settings]).replace('"', "")
 
 
 def tables(reports: dict[int, dict[str, Any]]) -> str:

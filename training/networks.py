@@ -58,7 +58,7 @@ def describe(config: DictConfig) -> str:
             ),
             ("generator", count_weights(generator), multiply_adds(generator, latent)),
         ]
-    weights = rows[1][1] + rows[2][1]
+    saved, contents = checkpoint_bytes(config, generator, discriminator)
     lines = [OmegaConf.to_yaml(config), f"{'':26}{'weights':>12}{'multiply-adds a photo':>24}"]
     lines += [f"{name:26}{count:12,}{adds / 1e6:22,.1f} M" for name, count, adds in rows]
     lines += [
@@ -66,11 +66,21 @@ def describe(config: DictConfig) -> str:
         f"features     {trunk.num_features} from a {'×'.join(map(str, trunk.map_size))} map",
         f"extractor    {sum(part.nbytes for part in trunk.state_dict().values()) / 1e6:,.1f} MB a form"
         " (safetensors, ONNX, pt2)",
-        f"checkpoint   {weights * 12 / 1e6:,.1f} MB (weights and two Adam moments)",
+        f"checkpoint   {saved / 1e6:,.1f} MB ({contents})",
         f"photo store  {PHOTO_BYTES / 1e6:.3f} MB a photo, {PHOTO_BYTES / 1e5:,.1f} GB for 100,000",
         f"steps        {-(-round(config.train.kimg * 1000) // config.train.batch_size):,}",
     ]
     return "\n".join(lines)
+
+
+def checkpoint_bytes(config: DictConfig, generator: Generator, discriminator: Discriminator) -> tuple[int, str]:
+    """What a checkpoint takes on disk, but for each photo's neighbours, and what it holds."""
+    networks = generator, discriminator
+    averaged = config.train.ema_kimg > 0
+    state = sum(part.nbytes for network in networks for part in network.state_dict().values())
+    moved = sum(map(count_weights, (*networks, discriminator.q_head)))  # both optimisers move the Q head
+    averages = "their averages, " if averaged else ""
+    return state * (1 + averaged) + moved * 8, f"weights, {averages}two Adam moments"
 
 
 def count_weights(network: nn.Module) -> int:
