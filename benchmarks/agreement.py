@@ -33,7 +33,7 @@ from omegaconf.errors import OmegaConfBaseException
 from safetensors.torch import load_file
 
 from infogan.edges import AnyTrunk
-from infogan.errors import UserError, run_command
+from infogan.errors import ArgumentParser, UserError, run_command
 from infogan.photo import PhotoError, load_photo
 from infogan.sources import PhotoFiles
 from infogan.trunk import PhotoToFeatures
@@ -76,7 +76,7 @@ HARNESS = """<!doctype html>
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("extractor")
     parser.add_argument("photos", nargs="+")
     parser.add_argument("--queries", type=int, default=1000)

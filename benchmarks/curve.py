@@ -18,6 +18,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from infogan.errors import ArgumentParser, run_command
 from infogan.files import write_atomically
 from infogan.sources import PhotoFiles
 from retrieval.evaluate import evaluate
@@ -37,7 +38,7 @@ OUT = "where figures are kept, and are not measured again"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("photos", nargs="+")
     parser.add_argument("--labels", required=True)
@@ -72,4 +73,4 @@ def measure(checkpoint: Path, files: PhotoFiles, arguments: argparse.Namespace, 
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_command(main))

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from infogan.edges import EdgeTrunk
+from infogan.errors import ArgumentParser, run_command
 from retrieval.extractor import Extractor
 from retrieval.labels import Labels, label_photos
 from training.module import InfoGAN
@@ -40,7 +41,7 @@ CPU = torch.device("cpu")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("dev")
     parser.add_argument("--labels", required=True)
@@ -144,4 +145,4 @@ def kernel_distance(one: np.ndarray, other: np.ndarray) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_command(main))

@@ -29,7 +29,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from PIL import Image
 
-from infogan.errors import run_command
+from infogan.errors import ArgumentParser, run_command
 from training.meter import SYMPTOMS
 from training.sample import draw_catalogue
 from training.selection import read_rows
@@ -87,7 +87,7 @@ CASES = (
 
 def main() -> None:
     names = [case.name for case in CASES]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}; default: all")
     parser.add_argument("--runs", type=Path, help="keep the photos and the runs there; default: nowhere")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "pictures")

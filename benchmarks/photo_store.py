@@ -12,11 +12,12 @@ import statistics
 import tempfile
 import time
 
+from infogan.errors import ArgumentParser, run_command
 from training.photos import open_store
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", nargs="+")
     parser.add_argument("--runs", type=int, default=3)
     arguments = parser.parse_args()
@@ -39,4 +40,4 @@ def timed(photos: list[str], cache: str) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_command(main))

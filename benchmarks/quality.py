@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from infogan.edges import AnyTrunk, EdgeTrunk
-from infogan.errors import UserError
+from infogan.errors import ArgumentParser, UserError, run_command
 from infogan.files import write_atomically
 from infogan.trunk import settle
 from retrieval.floors import FLOOR_FIT, area_pixels, principal_components
@@ -82,7 +82,7 @@ CPU = torch.device("cpu")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("dev")
     parser.add_argument("--labels", required=True)
@@ -217,4 +217,4 @@ def table(results: Sequence[dict[str, Any]], order: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_command(main))

@@ -19,6 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from curve import TRAINED_ON
 from omegaconf import DictConfig
 
+from infogan.errors import ArgumentParser, run_command
 from infogan.files import write_atomically
 from infogan.sources import PhotoFiles
 from retrieval.directory import RELEASED
@@ -41,7 +42,7 @@ The figures are of 10,000 other photos of it, none of whose products is among th
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, metavar="RUN_OR_CHECKPOINT")
     parser.add_argument("name", choices=sorted(RELEASED))
     parser.add_argument("dev", nargs="+")
@@ -93,4 +94,4 @@ def tables(reports: dict[int, dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_command(main))

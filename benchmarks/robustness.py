@@ -20,7 +20,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 from PIL import Image, ImageOps
 
-from infogan.errors import UserError
+from infogan.errors import ArgumentParser, UserError, run_command
 from retrieval.extractor import Extractor
 from retrieval.floors import FLOOR_FIT, area_pixels
 from retrieval.knn import nearest
@@ -66,7 +66,7 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("extractor")
     parser.add_argument("photos", nargs="+")
     parser.add_argument("--labels", required=True)
@@ -114,4 +114,4 @@ def measure(
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_command(main))

@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from curve import OUT, TRAINED_ON, measure
 from scipy.stats import spearmanr
 
-from infogan.errors import UserError
+from infogan.errors import ArgumentParser, UserError, run_command
 from infogan.sources import PhotoFiles
 from training.checks import RULES
 from training.run import checkpoints
@@ -29,7 +29,7 @@ from training.selection import Candidate, candidates, choose, read_rows, score
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("photos", nargs="+")
     parser.add_argument("--labels", required=True)
@@ -79,4 +79,4 @@ def cell(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_command(main))

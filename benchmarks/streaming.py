@@ -16,6 +16,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from infogan.errors import ArgumentParser, run_command
 from infogan.sources import PhotoFiles
 from retrieval import Extractor
 
@@ -23,7 +24,7 @@ CORRUPT = 100  # one in so many
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("extractor")
     parser.add_argument("photos", nargs="+")
     parser.add_argument("--count", type=int, default=100_000)
@@ -62,4 +63,4 @@ def resident() -> float:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_command(main))

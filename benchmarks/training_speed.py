@@ -37,6 +37,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader
 from training_systems import DEVICE, Floor, Ordinary, clock, step_flops, unpack
 
+from infogan.errors import ArgumentParser, run_command
 from infogan.sources import PhotoFiles
 from training.board import Board
 from training.callbacks import Curves, Grids, Retrieval
@@ -63,7 +64,7 @@ Turn = Callable[[int], float]  # so many steps → seconds of each
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
     parser.add_argument("photos", nargs="+")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="over what the config says")
@@ -291,4 +292,4 @@ def matmul_tflops(size: int = 8192, count: int = 50) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_command(main))

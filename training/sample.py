@@ -8,7 +8,6 @@ tells the class; colour, material and pattern are drawn without looking at it.
 
 from __future__ import annotations
 
-import argparse
 import colorsys
 import io
 import os
@@ -21,7 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from infogan.errors import UserError, run_command
+from infogan.errors import ArgumentParser, UserError, run_command
 from training.drawing import PATTERNS, Colour, Colours, Light, Shape, draw_shoe
 
 BRANDS = (
@@ -264,7 +263,7 @@ def draw_catalogue(root: Path, photos: int = 1000, seed: int = 0) -> list[Path]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.sample", description="Draw a sample catalogue of shoes.")
+    parser = ArgumentParser(prog="python -m training.sample", description="Draw a sample catalogue of shoes.")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write the catalogue to")
     parser.add_argument("--photos", type=int, default=1000, help="how many photos (default 1000)")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other shoes (default 0)")
