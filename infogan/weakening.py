@@ -36,11 +36,11 @@ class Weakening(nn.Module):
         With λ their mean squares along the principal axes, and ρ `ridge` times the mean of all λ, the strongest axes
         keep ((λ + ρ) / (λ₀ + ρ)) ^ (−power / 2), λ₀ being that of the first axis left alone: a power of 1 without a
         ridge evens them out, 0 leaves them as they are. Of few differences, no more than a quarter of their number is
-        weakened: the rest would be chance.
+        weakened: the rest would be chance. Of few features, all but one.
         """
         squares, axes = torch.linalg.eigh(differences.T.double() @ differences.double() / len(differences))
         squares, axes = squares.flip(0).clamp_min(0), axes.flip(1)  # the largest first
-        count = min(self.axes.shape[1], len(differences) // 4)
+        count = min(self.axes.shape[1], len(differences) // 4, len(squares) - 1)
         levels = squares[: count + 1] + ridge * squares.mean() + torch.finfo(squares.dtype).eps
         kept = (levels[:count] / levels[count]) ** (-power / 2)
         self.axes.zero_()[:, :count] = axes[:, :count] * (1 - kept).sqrt()

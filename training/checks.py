@@ -46,7 +46,7 @@ def check_config(config: DictConfig) -> None:
         ("model.generator.dropout", 0 <= model.generator.dropout <= 0.99, "in 0 … 0.99"),
         ("train.kimg", 0 < train.kimg < math.inf, "more than 0"),
         ("train.batch_size", train.batch_size >= 2, "2 or more, for batch norm"),
-        ("train.fakes", train.fakes is None or train.fakes >= 0, "null or 0 or more"),
+        ("train.fakes", train.fakes in (None, 0) or train.fakes >= 2, "null, 0, or 2 or more, for batch norm"),
         (
             "train.fakes",
             train.fakes != 0 or neighbours.weight > 0,
@@ -103,12 +103,12 @@ def _edge_rules(trunk: DictConfig) -> list[tuple[str, bool, str]]:
     """What a trunk of edge directions needs beside."""
     if not trunk.directions:
         return []
-    reduction = math.prod(trunk.strides)
+    reduction, cell = max(1, math.prod(trunk.strides)), max(1, trunk.cell)  # others have rules of their own
     seen = list(trunk.channels)[-1:] or [0]
     return [
         ("model.trunk.hidden", trunk.hidden >= 1, "1 or more where model.trunk.directions is not 0"),
         ("model.trunk.cell", trunk.cell >= 2, "2 or more"),
-        ("model.trunk.input_size", all(s % trunk.cell == 0 for s in trunk.input_size), "multiples of model.trunk.cell"),
+        ("model.trunk.input_size", all(s % cell == 0 for s in trunk.input_size), "multiples of model.trunk.cell"),
         ("model.trunk.channels", len(trunk.channels) != 1, "[] or two stages or more"),
         ("model.trunk.strides", list(trunk.strides)[-1:] in ([], [1]), "1 for the last stage, a 1×1 convolution"),
         (
@@ -118,7 +118,7 @@ def _edge_rules(trunk: DictConfig) -> list[tuple[str, bool, str]]:
         ),
         (
             "model.trunk.channels",
-            seen[0] * trunk.cell**2 < trunk.directions * reduction**2,
+            seen[0] * cell**2 < trunk.directions * reduction**2,
             "fewer for the last stage: what is seen takes the place of edges, of which there are not so many",
         ),
     ]

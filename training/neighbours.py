@@ -38,6 +38,10 @@ def get_acquainted(trunk: EdgeTrunk, store: PhotoStore, k: int, seed: int, anew:
     def fixed(rows: np.ndarray) -> Tensor:
         return trunk.weighed(maps(rows))
 
+    if trunk.sees and not trunk.fitted:  # convolutions look at photos that are turned the way that most shoes face
+        trunk.open_eyes(False)
+        trunk.facing.fit(maps(chosen))
+        trunk.open_eyes(True)
     gallery = fixed(chosen) if trunk.fitted and not anew else trunk.fit(maps(chosen))
     positions = torch.from_numpy(chosen).to(device)
     k = min(k, len(chosen) - 1)

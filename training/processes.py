@@ -66,8 +66,10 @@ def layout(train: DictConfig) -> Layout:
         )
     if train.batch_size < 2 * asked.processes:
         raise UserError(f"train.batch_size is {train.batch_size}; {asked.processes} devices need two photos each")
-    if train.fakes is not None and train.fakes % asked.processes:
-        raise UserError(f"train.fakes is {train.fakes}; it must divide by the {asked.processes} devices")
+    if train.fakes and (train.fakes % asked.processes or train.fakes < 2 * asked.processes):
+        raise UserError(
+            f"train.fakes is {train.fakes}; it must divide by the {asked.processes} devices, each of which needs two"
+        )
     return asked
 
 

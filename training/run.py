@@ -155,6 +155,9 @@ def transferred(source: Path, config: DictConfig) -> dict[str, Any]:
     if config.train.ema_kimg > 0:
         known = checkpoint["state_dict"]
         weights |= {f"ema_{name}": known.get(f"ema_{name}", value) for name, value in weights.items()}
+    if "discriminator.trunk.share" in weights:  # with convolutions: this run's photos tell anew of these and of edges
+        told = [name for name in weights if name.endswith(("trunk.share", "trunk.fitted"))]
+        weights |= {name: torch.zeros_like(weights[name]) for name in told}
     return {"state_dict": weights, "optimizer_states": [], "images_seen": 0}
 
 

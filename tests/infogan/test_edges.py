@@ -168,6 +168,13 @@ def test_weakening_evens_out_the_strongest_axes_only() -> None:
     torch.testing.assert_close(after(least), before, rtol=1e-3, atol=1e-6)
 
 
+def test_of_few_features_all_axes_but_one_are_weakened() -> None:
+    torch.manual_seed(0)
+    weakening = Weakening(3, 8)
+    weakening.fit(torch.randn(100, 3))
+    assert weakening.axes[:, :2].any(0).all() and not weakening.axes[:, 2:].any()
+
+
 def test_fitting_to_photos_that_are_all_alike_is_finite() -> None:
     trunk = fitted(torch.ones(140, 3, 128, 128))
     assert trunk(torch.rand(3, 3, 128, 128)).isfinite().all()

@@ -23,7 +23,7 @@ from training.exporting import export, load_trunk
 from training.fit import fit
 from training.neighbours import get_acquainted
 from training.photos import Signed, open_store
-from training.run import checkpoints, load_checkpoint, read_config
+from training.run import checkpoint_config, checkpoints, load_checkpoint, read_config, transferred
 from training.selection import read_rows
 
 NARROW = [
@@ -151,6 +151,10 @@ def test_learned_convolutions_may_be_brought(best: Path, catalogue: Path, tmp_pa
     run = fit(narrow(catalogue, tmp_path / "run", 0.016, "contrast.kimg=0", f"transfer={learned}"))
     assert run is not None
     before, after = (load_checkpoint(path) for path in (learned, checkpoints(run)[-1]))
+    begun = transferred(learned, checkpoint_config(before, learned))["state_dict"]
+    for player in ("discriminator", "ema_discriminator"):  # what other photos told is not believed
+        assert not begun[f"{player}.trunk.share"] and not begun[f"{player}.trunk.fitted"]
+        assert before["state_dict"][f"{player}.trunk.share"] and after["state_dict"][f"{player}.trunk.share"]
     assert after["acquainted"] == 2 and all("loss/contrast" not in row for row in read_rows(run / "metrics.jsonl"))
     same = {n: torch.equal(w, after["state_dict"][n]) for n, w in before["state_dict"].items() if ".convolutions." in n}
     assert same and all(same.values())
@@ -179,10 +183,25 @@ def test_neighbours_are_those_by_fixed_features(catalogue: Path, monkeypatch: py
     assert not (some == torch.arange(120).unsqueeze(1)).any()
 
 
+def test_convolutions_meet_photos_turned_the_way_that_these_face(catalogue: Path) -> None:
+    store = open_store([str(catalogue)], "pad", None)
+    told = []
+    for believed in (0.0, -1.0):  # nothing, or what photos of shoes that face the other way have told
+        torch.manual_seed(0)
+        trunk = EdgeTrunk(8, 16, 0.1, [64, 96], 8, 0.5, [8, 8, 1], [2, 2, 1]).eval()
+        if told:
+            trunk.facing.axis.copy_(believed * told[0].facing.axis)
+        get_acquainted(trunk, store, 4, seed=0)
+        told.append(trunk)
+    assert torch.equal(told[0].facing.axis, told[1].facing.axis) and told[0].facing.axis.any()
+    torch.testing.assert_close(told[1].seen_mean, told[0].seen_mean, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("train.fakes=-1", "train.fakes"),
+        ("train.fakes=1", "2 or more"),
         ("neighbours.count=-1", r"neighbours\.count"),
         ("neighbours.views.area=[0,1]", r"neighbours\.views\.area"),
         ("train.views.area=[1,0.5]", r"train\.views\.area"),
@@ -191,6 +210,8 @@ def test_neighbours_are_those_by_fixed_features(catalogue: Path, monkeypatch: py
         ("model.trunk.channels=[]", r"as long as model\.trunk\.channels"),
         ("model.trunk.strides=[3,2,2]", r"model\.trunk\.strides"),
         ("model.trunk.strides=[4,2,1]", r"1 to 3 for each stage"),
+        ("model.trunk.strides=[0,2,1]", r"1 to 3 for each stage"),
+        ("model.trunk.cell=0", r"model\.trunk\.cell is 0"),
         ("model.trunk.strides=[3,3,1]", r"multiples of the product of model\.trunk\.strides"),
         ("model.trunk.channels=[4,8,4]", "takes the place of edges"),
         ("contrast.kimg=0", r"contrast\.kimg"),
