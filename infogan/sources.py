@@ -63,7 +63,7 @@ class PhotoFiles:
     """
 
     def __init__(self, roots: str | Path | Sequence[str | Path]) -> None:
-        paths = [Path(root) for root in ([roots] if isinstance(roots, str | Path) else roots)]
+        paths = [_named(Path(root)) for root in ([roots] if isinstance(roots, str | Path) else roots)]
         if not paths:
             raise UserError("no photos given; name a folder, a zip, or several")
         entries: dict[str, _Entry] = {}
@@ -103,6 +103,11 @@ class PhotoFiles:
     def content_key(self) -> str:
         """A hash of names and contents: equal keys mean the same photos, packed or not. Reads every file."""
         return _digest(f"{entry.name}\0{entry.content()}" for entry in self._entries)
+
+
+def _named(root: Path) -> Path:
+    """`.` and `..` have no name that those of several roots' photos could begin with; what they stand for has."""
+    return root.resolve() if root.name in ("", "..") else root
 
 
 def read_again(root: str, name: str, sha256: bytes) -> bytes | None:
@@ -184,7 +189,7 @@ def _refuse(error: OSError) -> None:
 def _file_entry(root: Path, path: Path, name: str) -> _Entry:
     try:
         stat = path.stat()
-        stamp = f"{stat.st_size} {stat.st_mtime_ns}"
+        stamp = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"  # the last changes with permissions, too
     except OSError:
         stamp = "dangling"  # listed all the same: an unreadable photo is counted, not overlooked
     return _Entry(name, str(root.absolute()), None, str(path.absolute()), stamp)

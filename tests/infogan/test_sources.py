@@ -60,6 +60,25 @@ def test_several_roots_are_told_apart_by_their_names(tmp_path: Path) -> None:
         PhotoFiles([one, one])
 
 
+def test_roots_without_a_name_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = make_folder(tmp_path / "shop" / "here", a_jpg=b"1")
+    make_folder(tmp_path / "old", a_jpg=b"3")
+    make_folder(tmp_path / "shop", b_jpg=b"2")
+    monkeypatch.chdir(here)
+    files = PhotoFiles([".", "..", "../../old"])
+    assert files.names == ["here/a.jpg", "old/a.jpg", "shop/b.jpg", "shop/here/a.jpg"]
+    for row, content in enumerate((b"1", b"3", b"2", b"1")):
+        assert read_again(files.root(row), files.names[row], bytes(32)) == content
+
+
+def test_a_file_that_may_be_read_now_is_another(tmp_path: Path) -> None:
+    photo = make_folder(tmp_path, a_jpg=b"1") / "a.jpg"
+    photo.chmod(0)
+    before = PhotoFiles(tmp_path).listing_key()
+    photo.chmod(0o644)
+    assert PhotoFiles(tmp_path).listing_key() != before
+
+
 def test_links_are_followed_once_and_dangling_ones_are_listed(tmp_path: Path) -> None:
     make_folder(tmp_path / "real", a_jpg=b"1", b_jpg=b"2")
     photos = make_folder(tmp_path / "photos", c_jpg=b"3")
