@@ -27,12 +27,12 @@ import torch
 from torch import Tensor, nn
 
 from infogan.edges import EdgeTrunk
-from infogan.errors import ArgumentParser, run_command
+from infogan.errors import ArgumentParser, UserError, run_command
 from retrieval.extractor import Extractor
 from retrieval.labels import Labels, label_photos
 from training.module import InfoGAN
 from training.photos import PhotoStore, Signed, open_store
-from training.run import checkpoint_config, checkpoints, load_checkpoint
+from training.run import checkpoint_config, checkpoints, load_checkpoint, read_config
 
 PHOTOS = 4096
 _BATCH = 256
@@ -50,7 +50,10 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="take every Nth checkpoint, counted from the newest")
     parser.add_argument("--json", type=Path, help="write all figures there too")
     arguments = parser.parse_args()
-    dev, photos = open_store([arguments.dev], "stretch"), open_store(arguments.photos, "stretch")
+    fit = read_config(arguments.run).data.fit
+    dev, photos = open_store([arguments.dev], fit), open_store(arguments.photos, fit)
+    if len(photos) < 2 * _SUBSET:
+        raise UserError(f"{len(photos):,} photos; {_SUBSET:,} are compared with as many others, so give more")
     labels = label_photos(dev.names, arguments.labels)
     extractor = Extractor.load(arguments.extractor)
     order = np.random.default_rng(0).permutation(len(photos))
@@ -59,7 +62,7 @@ def main() -> None:
         features = extractor.features(pixels)
         return features / np.linalg.norm(features, axis=1, keepdims=True)
 
-    real, other = (embed(photos.read(part)) for part in order[: 2 * PHOTOS].reshape(2, -1))
+    real, other = (embed(photos.read(part[:PHOTOS])) for part in np.array_split(order, 2))
     print("| checkpoint | R² | least R² | category accuracy | NMI with class | KID · 10³ |\n|---|---|---|---|---|---|")
     rows: dict[str, dict[str, Any]] = {}
     for path in checkpoints(arguments.run)[:: -arguments.every][::-1]:
@@ -117,9 +120,16 @@ def read_codes(module: InfoGAN, photos: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def categories(module: InfoGAN, store: PhotoStore, labels: Labels) -> np.ndarray:
-    """The Q head's category of each labelled photo, (n,) int64; all 0 where there is no categorical code."""
-    logits = torch.cat([read_codes(module, batch)[1] for batch in Signed(store, labels.rows, CPU)])
-    return logits.argmax(1).numpy() if logits.shape[1] else np.zeros(len(labels.rows), np.int64)
+    """The Q head's category of each labelled photo, (n,) int64; all 0 where there is no categorical code.
+
+    Shown in random order: names begin with the class, and a batch of one class would normalise it away.
+    """
+    order = np.random.default_rng(0).permutation(len(labels.rows))
+    logits = torch.cat([read_codes(module, batch)[1] for batch in Signed(store, labels.rows[order], CPU)])
+    found = np.zeros(len(order), np.int64)
+    if logits.shape[1]:
+        found[order] = logits.argmax(1).numpy()
+    return found
 
 
 def normalised_information(one: np.ndarray, other: np.ndarray) -> float:

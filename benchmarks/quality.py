@@ -5,9 +5,9 @@
 
 A row is a preset with some settings changed, trained on the same number of photos from each seed, or not trained at
 all. What is measured is kept in OUT/ROW-SEED.json and its run beside it, so the command goes on where it was stopped,
-and rows can be made one by one. Prints Markdown of all that OUT holds; labels measure, they choose nothing. Features
-are those of `export`, by the trunk's running average where there is one, in PyTorch; in brackets, the same run read
-otherwise.
+and rows can be made one by one; OUT is of one --kimg, and of the same photos and convolutions. Prints Markdown of all
+that OUT holds; labels measure, they choose nothing. Features are those of `export`, by the trunk's running average
+where there is one, in PyTorch; in brackets, the same run read otherwise.
 
 Convolutions take most of a run's time to learn. With --convolutions, rows that have the same ones begin with those of a
 checkpoint, and with nothing else of it; all photos are for what comes after.
@@ -100,6 +100,9 @@ def main() -> None:
             if not file.exists():
                 row = {"row": name, "seed": seed, **make(name, seed, file.with_suffix(""), arguments)}
                 write_atomically(file, json.dumps(row, indent=1) + "\n")
+            kimg = json.loads(file.read_text()).get("kimg", arguments.kimg)
+            if abs(kimg - arguments.kimg) > 1:  # more than the last batch
+                raise UserError(f"{file}: of {kimg:g} kimg; choose another OUT, or --kimg {kimg:.0f}")
     print(table([json.loads(file.read_text()) for file in sorted(arguments.out.glob("*.json"))], names))
 
 

@@ -37,7 +37,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader
 from training_systems import DEVICE, Floor, Ordinary, clock, step_flops, unpack
 
-from infogan.errors import ArgumentParser, run_command
+from infogan.errors import ArgumentParser, UserError, run_command
 from infogan.sources import PhotoFiles
 from training.board import Board
 from training.callbacks import Curves, Grids, Retrieval
@@ -76,6 +76,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     config = load_config(arguments.config, arguments.set)
+    if config.neighbours.weight:
+        raise UserError(
+            f"{arguments.config}: learns from neighbours, and the other systems do not; look at the log of a short run"
+        )
     store = open_store(arguments.photos, config.data.fit, config.data.cache)
     with tempfile.TemporaryDirectory() as place:
         unpack(PhotoFiles(arguments.photos), store, Path(place, "files", "shoes"))
