@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from infogan.errors import UserError
 
@@ -25,6 +25,15 @@ MAX_PIXELS = 80_000_000
 
 Source = str | Path | bytes | BinaryIO | Image.Image | np.ndarray
 _EXIF_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # by orientation; Pillow's own way also writes the EXIF anew, and fails where that is damaged
 
 
 class PhotoError(UserError):
@@ -134,10 +143,10 @@ def _upright(image: Image.Image) -> Image.Image:
     if image.format == "JPEG" and not {"exif", "xmp"} & image.info.keys():
         return image  # most photos; to look for what is not there takes a tenth of their time
     try:
-        turned = image.getexif().get(_EXIF_ORIENTATION, 1) != 1
+        way = _TURNS.get(image.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:  # good pixels behind damaged EXIF are still a photo
         return image
-    return ImageOps.exif_transpose(image) if turned else image
+    return image if way is None else image.transpose(way)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

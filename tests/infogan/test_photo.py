@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from infogan.errors import UserError
-from infogan.photo import PhotoError, check_photo_spec, load_photo, photo_spec
+from infogan.photo import PhotoError, check_photo_spec, load_photo, open_rgb, photo_spec
 
 RED, WHITE = (200, 30, 40), (255, 255, 255)
 
@@ -85,6 +85,28 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
     exif[0x0112] = orientation
     turned = encoded(upright.transpose(Image.Transpose(undo)), "PNG", exif=exif)
     np.testing.assert_array_equal(load_photo(turned), load_photo(upright))
+
+
+def test_a_photo_is_turned_whatever_else_its_exif_holds() -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F], exif[0x0132], exif[0x011A] = 6, "maker", "2026:01:01 00:00:00", 72.0
+    good, chance, unwritable = exif.tobytes(), np.random.default_rng(0), 0
+    for _ in range(300):
+        damaged = bytearray(good)
+        for place in chance.integers(16, len(damaged), 2):
+            damaged[place] = chance.integers(256)
+        photo = encoded(plain(size=(40, 20)), "JPEG", exif=bytes(damaged))
+        image = Image.open(io.BytesIO(photo))
+        try:
+            known = image.getexif().get(0x0112) == 6
+        except Exception:
+            continue
+        try:
+            ImageOps.exif_transpose(image)
+        except Exception:
+            unwritable += 1
+        assert not known or open_rgb(photo).size == (20, 40)
+    assert unwritable  # Pillow's own way would not do
 
 
 def test_damaged_exif_does_not_lose_the_photo() -> None:
