@@ -15,6 +15,7 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from retrieval.manifest import NAME
 from retrieval.service import messages
@@ -73,7 +74,10 @@ class Service:
 
     async def uploaded(self, request: Request, method: str) -> Any:
         """What the engine makes of a form."""
-        body = await self.arriving.read(request.stream(), request.headers.get("content-length"))
+        try:
+            body = await self.arriving.read(request.stream(), request.headers.get("content-length"))
+        except ClientDisconnect:  # whom no answer reaches; it is only that this is no fault of ours
+            raise Refusal(400, "the request was cut off") from None
         try:
             return await self.workers.ask(method, Upload(request.headers.get("content-type", ""), body))
         finally:
@@ -147,7 +151,7 @@ _PROBLEMS = {
 
 
 def _json(content: Any, status: int = 200) -> Response:
-    return Response(json.dumps(content, ensure_ascii=False, allow_nan=False), status, media_type="application/json")
+    return Response(json.dumps(content, allow_nan=False), status, media_type="application/json")
 
 
 def _form(required: list[str], **fields: Any) -> dict[str, Any]:

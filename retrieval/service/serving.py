@@ -108,6 +108,9 @@ def serve(directory: Path, host: str, port: int, rate: float | None, as_json: bo
     """
     if rate is not None and not rate > 0:
         raise UserError(f"--rate {rate:g}: not above 0; leave it out for no limit")
+    key = os.environ.get(KEY)
+    if key is not None and not key.strip():
+        raise UserError(f"{KEY} is empty; give it the key, or unset it to serve without one")
     items = len(Index(directory))  # what is wrong with it is told before anything is started
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     bound = _bound(host, port)
@@ -117,7 +120,7 @@ def serve(directory: Path, host: str, port: int, rate: float | None, as_json: bo
     def ready() -> None:
         print(json.dumps({"url": url, "items": items}) if as_json else f"{items:,} items at {url}", flush=True)
 
-    service = Service(directory, os.cpu_count() or 1, os.environ.get(KEY), rate)
+    service = Service(directory, os.cpu_count() or 1, key, rate)
     ends: list[int] = []
     for sign in (signal.SIGINT, signal.SIGTERM):  # before uvicorn takes them, and when it raises them again at its end
         signal.signal(sign, lambda number, _: ends.append(number))

@@ -127,8 +127,8 @@ class Workers:
                 replies = await loop.run_in_executor(self._threads, process.exchange, work)
             except (EOFError, OSError, TimeoutError) as error:
                 log.error("a worker has died (%s) with %d at work; another takes its place", error, len(batch))
+                self._bury(batch)  # other workers may take it over while this one is replaced
                 await self._replace(process)
-                self._bury(batch)
                 batch = []
                 continue
             finally:
@@ -158,7 +158,7 @@ class Workers:
         while True:
             try:
                 await asyncio.get_running_loop().run_in_executor(self._threads, process.open)
-            except (UserError, RuntimeError, TimeoutError) as error:
+            except (UserError, RuntimeError, OSError) as error:
                 log.error("a worker does not start: %s", error)
                 await asyncio.sleep(1)
             else:
@@ -209,8 +209,10 @@ class _Process:
         self.end()
         self._pipe, theirs = _SPAWN.Pipe()
         self._process = _SPAWN.Process(target=work, args=(theirs, self.directory), daemon=True, name="retrieval worker")
-        self._process.start()
-        theirs.close()
+        try:
+            self._process.start()
+        finally:
+            theirs.close()
         try:
             reply = self._receive(_STARTING)
         except (EOFError, OSError) as error:
@@ -264,12 +266,14 @@ def work(pipe: Connection, directory: Path) -> None:
 
 
 def _answers(engine: Any, batch: list[tuple[str, Any]]) -> list[Any]:
+    """What each gets; where one of several brings all down, they are asked one by one."""
     method = batch[0][0]
     try:
         if method == "search":
             return engine.search([argument for _, argument in batch])
         return [getattr(engine, method)(*(() if batch[0][1] is None else (batch[0][1],)))]
-    except Refusal as refusal:
-        return [refusal] * len(batch)
-    except Exception:  # a fault of ours: told to whoever reads the log, and the worker goes on
-        return [RuntimeError(traceback.format_exc())] * len(batch)
+    except Exception as error:
+        if len(batch) > 1:
+            return [answer for job in batch for answer in _answers(engine, [job])]
+        # A fault of ours is told to whoever reads the log, and the worker goes on.
+        return [error if isinstance(error, Refusal) else RuntimeError(traceback.format_exc())]

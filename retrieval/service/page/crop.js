@@ -106,8 +106,9 @@ export function cropper(canvas, changed) {
     /** Show a bitmap, all of it in the frame. */
     show(bitmap) {
       image = bitmap;
-      canvas.width = 560;
-      canvas.height = Math.round(Math.min((560 * bitmap.height) / bitmap.width, 900));
+      const shrink = Math.min(560 / bitmap.width, 900 / bitmap.height);
+      canvas.width = Math.max(1, Math.round(bitmap.width * shrink));
+      canvas.height = Math.max(1, Math.round(bitmap.height * shrink));
       set(0, 0, bitmap.width, bitmap.height);
     },
     reset: () => set(0, 0, image.width, image.height),

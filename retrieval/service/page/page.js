@@ -154,9 +154,11 @@ function moreLike(id) {
 
 async function choose(file) {
   if (!file) return;
-  [query, k] = [{ photo: file, bitmap: null }, FIRST];
+  const mine = { photo: file, bitmap: null };
+  [query, k] = [mine, FIRST];
   const bitmap = await createImageBitmap(file).catch(() => null); // of what a browser cannot show, the server may know more
-  query.bitmap = bitmap;
+  if (query !== mine) return; // another was chosen meanwhile
+  mine.bitmap = bitmap;
   find("#seen").hidden = true;
   if (location.hash === "#photo" || !location.hash) enter();
   else location.hash = "photo";

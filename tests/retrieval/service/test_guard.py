@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from retrieval.service.guard import HEADERS, Rate
 from retrieval.service.refusal import Refusal
 from retrieval.service.uploads import Arriving
 from tests.conftest import command
+from tests.forks import poll
 
 KEY = "a key of many letters"
 
@@ -123,6 +125,21 @@ def test_bodies_are_limited(service: Running, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(uploads, "IN_FLIGHT", 30)
     assert refused(most=10_000) == 503
     assert arriving.bytes == 0
+
+
+def test_a_request_that_is_cut_off_is_no_fault(service: Running, http: httpx.Client, photos: list[bytes]) -> None:
+    def answers(status: int) -> float:
+        lines = http.get("/metrics").text.splitlines()
+        wanted = [line for line in lines if 'route="/search"' in line and f'status="{status}"' in line]
+        return sum(float(line.split()[-1]) for line in wanted)
+
+    refused, faults = answers(400), answers(500)
+    address = httpx.URL(service.url)
+    with socket.create_connection((address.host, address.port or 80)) as client:
+        head = b"POST /search HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+        client.sendall(head + b"Content-Length: 100000\r\n\r\n--b\r\n" + photos[0][:2000])
+    assert poll(lambda: answers(400) > refused, 10)
+    assert answers(500) == faults
 
 
 def test_a_photo_is_measured_before_it_is_decoded(photos: list[bytes]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from benchmarks.agreement import CHROMIUM
@@ -109,6 +110,33 @@ def test_the_frame_decides_what_is_compared(page: Page, photo: Path) -> None:
     assert page.locator("#seen").get_attribute("src") != before
     page.click("#whole")
     expect(page.locator("#hits .far").first).to_have_text("0.000")
+
+
+def test_a_tall_photo_keeps_its_shape_and_its_frame(page: Page, photo: Path, tmp_path: Path) -> None:
+    tall = Image.new("RGB", (300, 900), "white")
+    tall.paste(Image.open(photo).resize((300, 225)), (0, 0))
+    tall.save(tmp_path / "tall.png")
+    upload(page, tmp_path / "tall.png")
+    sizes = "canvas => [canvas.width / canvas.height, canvas.clientWidth / canvas.clientHeight]"
+    assert page.locator("#crop").evaluate(sizes) == pytest.approx([1 / 3, 1 / 3], rel=0.02)
+    coloured = """canvas => { const { width, height } = canvas;
+        const seen = canvas.getContext("2d").getImageData(0, height * 0.9, width, height * 0.1).data;
+        return seen.filter((value, i) => i % 4 < 3 && value < 200).length; }"""
+    assert page.locator("#crop").evaluate(coloured) > 0  # the lower corners of the frame
+
+
+def test_of_two_photos_the_last_is_looked_for(page: Page, photo: Path) -> None:
+    page.evaluate(
+        """() => { const decode = createImageBitmap; let count = 0;
+        window.createImageBitmap = (...given) => count++ ? decode(...given)
+            : new Promise((done) => setTimeout(() => done(decode(...given)), 1500)); }"""
+    )
+    other = sorted(photo.parent.parent.parent.rglob("*.jpg"))[-1]
+    page.set_input_files("#file", other)  # which takes long to decode
+    upload(page, photo)
+    seen, found = page.locator("#crop").evaluate("canvas => canvas.toDataURL()"), shown(page)
+    page.wait_for_timeout(2000)
+    assert page.locator("#crop").evaluate("canvas => canvas.toDataURL()") == seen and shown(page) == found
 
 
 def test_a_drawn_shoe_and_its_neighbours(page: Page) -> None:

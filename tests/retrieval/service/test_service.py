@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import errno
 import io
 import json
 import os
@@ -23,8 +25,10 @@ from benchmarks.service_process import Running
 from infogan.photo import load_photo
 from retrieval.generator import Generator
 from retrieval.index import Index
+from retrieval.service import workers
 from retrieval.service.layout import k_means, principal, unfold
 from retrieval.service.regions import agreement
+from retrieval.service.workers import Workers
 from tests.conftest import assert_user_error, command
 from tests.forks import gone, poll
 from tests.retrieval.service.conftest import make_index
@@ -225,6 +229,31 @@ def test_it_survives_a_worker(http: httpx.Client, service: Running, photos: list
     assert http.get("/readyz").status_code == 200
 
 
+def test_a_worker_that_cannot_be_started_at_first_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, process, tries = Workers(tmp_path, 1), workers._Process(tmp_path), []
+
+    def open_once_there_is_room() -> None:
+        tries.append(1)
+        if len(tries) == 1:
+            raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(process, "open", open_once_there_is_room)
+    asyncio.run(pool._replace(process))
+    assert len(tries) == 2 and pool._dead == 0
+
+
+def test_one_that_fails_takes_no_other_search_along() -> None:
+    class Halves:
+        def search(self, numbers: list[int]) -> list[float]:
+            return [1 / number for number in numbers]
+
+    answers = workers._answers(Halves(), [("search", number) for number in (2, 0, 4)])
+    assert answers[0] == 0.5 and answers[2] == 0.25
+    assert isinstance(answers[1], RuntimeError) and "ZeroDivisionError" in str(answers[1])
+
+
 def test_no_upload_reaches_the_disk(index_directory: Path, photos: list[bytes]) -> None:
     large = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)).save(large, "PNG")
@@ -267,3 +296,6 @@ def test_mistakes_are_told_in_a_line(index_directory: Path, service: Running, tm
     port = service.url.rpartition(":")[2]
     assert_user_error(command("-m", "retrieval", "serve", str(index_directory), "--port", port), port, "--port")
     assert_user_error(command("-m", "retrieval", "serve", str(index_directory), "--rate", "0"), "--rate")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOLE2VEC_KEY", "")
+        assert_user_error(command("-m", "retrieval", "serve", str(index_directory)), "SOLE2VEC_KEY is empty")
