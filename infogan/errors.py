@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import select
 import signal
@@ -51,6 +52,8 @@ def run_command(main: Callable[[], None]) -> int:
 
     Faults of ours are not caught: they leave with their traceback, and Python exits with 1.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a file's name need not be UTF-8
     warnings.filterwarnings("ignore", module="PIL")  # about files that load_photo judges itself
     threading.excepthook = _quiet_about_the_machine
     try:

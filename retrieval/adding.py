@@ -134,29 +134,28 @@ class Batch:
         self.places = {(files.root(row), name) for row, name in enumerate(files.names)}
         self.by_place = items.at(self.places)
         self.outdated: set[int] = set()
-        self.vectors: list[np.ndarray] = []
-        self.waiting: list[tuple[Place, bytes]] = []
+        self.waiting: list[tuple[np.ndarray, list[tuple[Place, bytes]]]] = []  # together, or Ctrl-C could part them
         self.added = self.known = 0
         self.unreadable: list[tuple[str, str]] = []
 
     def __len__(self) -> int:
-        return len(self.waiting)
+        return sum(len(vectors) for vectors, _ in self.waiting)
 
     def take(self, decoded: Decoded, embed: Embed) -> None:
         """Embed those that are not there already."""
         self.unreadable += [(self.files.names[row], reason) for row, reason in decoded.failures]
         digests = [bytes.fromhex(text) for text in decoded.digests]
         twins = self.items.showing(digests)
-        fresh = []
+        fresh, shown = [], []
         for position, (row, digest) in enumerate(zip(decoded.rows, digests, strict=True)):
             place = self.files.root(row), self.files.names[row]
             if self._is_known(place, digest, twins.get(digest, [])):
                 self.known += 1
                 continue
             fresh.append(position)
-            self.waiting.append((place, digest))
+            shown.append((place, digest))
         if fresh:
-            self.vectors.append(embed(fresh))
+            self.waiting.append((embed(fresh), shown))
 
     def _is_known(self, place: Place, digest: bytes, twins: list[tuple[int, Place]]) -> bool:
         shown = self.by_place.get(place, [])
@@ -168,12 +167,12 @@ class Batch:
 
     def taken(self) -> tuple[np.ndarray, list[Place], np.ndarray]:
         """Vectors, places and sha256 of what is to be published now; it is no longer waiting."""
-        vectors, waiting = self.vectors, self.waiting
-        self.vectors, self.waiting = [], []
-        self.added += len(waiting)
-        sums = np.frombuffer(b"".join(digest for _, digest in waiting), np.uint8).reshape(-1, 32)
+        waiting, self.waiting = self.waiting, []
+        shown = [one for _, part in waiting for one in part]
+        self.added += len(shown)
+        sums = np.frombuffer(b"".join(digest for _, digest in shown), np.uint8).reshape(-1, 32)
         empty = np.empty((0, self.extractor.num_features), np.float32)
-        return np.concatenate([empty, *vectors]), [place for place, _ in waiting], sums
+        return np.concatenate([empty, *(vectors for vectors, _ in waiting)]), [place for place, _ in shown], sums
 
     def result(self) -> Added:
         return Added(self.added, len(self.outdated), self.known, self.unreadable)

@@ -184,7 +184,7 @@ class Approximate:
             if len(arrays["axes"]) != self._parts[0].vectors.shape[1]:
                 raise ValueError
             self._axes, self._index = arrays["axes"], _restored(arrays, live)
-        except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile):
+        except (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile):
             raise UserError(f"{file.name}: damaged; restore it or index again") from None
         live[arrays["ids"][arrays["ids"] < self._ids]] = False
         new = np.flatnonzero(live)

@@ -53,7 +53,7 @@ class Attributes:
         table = self._connection.table("items")
         self.names = table.columns[1:]
         kinds = zip(self.names, map(str, table.types[1:]), strict=True)
-        self.numbers = frozenset(name for name, kind in kinds if kind.startswith(_NUMBERS))
+        self.numbers = frozenset(name for name, kind in kinds if _is_number(kind))
 
     def matching(self, where: str) -> np.ndarray:
         """The ids of the items that meet a condition, ascending int64.
@@ -154,7 +154,8 @@ def merge(table: Path, ids: np.ndarray, paths: Sequence[str], older: Path | None
     connection = duckdb.connect()
     try:
         key = _read_table(connection, table)
-        live = {"id": ids, "path": np.array([*paths, None], object)[:-1]}
+        known = [path.encode("utf-8", "replace").decode() for path in paths]  # names that are no UTF-8 match nothing
+        live = {"id": ids, "path": np.array([*known, None], object)[:-1]}
         connection.register("live", live)
         names = [name for name in connection.table("new").columns if name not in ("id", "path")]
         chosen = ", ".join(quoted(name) for name in names)
@@ -174,13 +175,20 @@ def merge(table: Path, ids: np.ndarray, paths: Sequence[str], older: Path | None
 
 
 def keep(older: Path, ids: np.ndarray, target: Path) -> None:
-    """Write the attributes of these items alone to `target`."""
+    """Write the attributes of these items alone to `target`.
+
+    Raises:
+        UserError: `older` is damaged, or there is no room.
+    """
     import duckdb
 
-    with duckdb.connect() as connection:
-        connection.register("live", {"id": ids})
-        kept = f"FROM read_parquet({literal(older)}) WHERE id IN (SELECT id FROM live) ORDER BY id"
-        connection.execute(f"COPY ({kept}) TO {literal(target)} (FORMAT parquet)")
+    try:
+        with duckdb.connect() as connection:
+            connection.register("live", {"id": ids})
+            kept = f"FROM read_parquet({literal(older)}) WHERE id IN (SELECT id FROM live) ORDER BY id"
+            connection.execute(f"COPY ({kept}) TO {literal(target)} (FORMAT parquet)")
+    except duckdb.Error as error:
+        raise UserError(f"{older}: {str(error).splitlines()[0]}") from None
 
 
 def _read_table(connection: DuckDBPyConnection, table: Path) -> str:
@@ -216,12 +224,28 @@ def _write_merged(connection: DuckDBPyConnection, names: list[str], older: Path 
             elif name not in fresh_types:
                 value = other
             else:
-                if types[name] != fresh_types[name]:  # it is text from now on
-                    one, other = f"CAST({one} AS VARCHAR)", f"CAST({other} AS VARCHAR)"
+                one, other = _of_one_type(connection, name, types[name], fresh_types[name])
                 value = f"CASE WHEN fresh.id IS NULL THEN {other} ELSE {one} END"
             columns.append(f"{value} AS {quoted(name)}")
         query = f"SELECT {', '.join(columns)} FROM fresh FULL JOIN older ON fresh.id = older.id"
     connection.execute(f"COPY ({query} ORDER BY 1) TO {literal(target)} (FORMAT parquet)")
+
+
+def _of_one_type(connection: DuckDBPyConnection, name: str, older: str, fresh: str) -> tuple[str, str]:
+    """A column of `fresh` and of `older` as values that can be in one: as they are, or as text from now on."""
+    one, other = f"fresh.{quoted(name)}", f"older.{quoted(name)}"
+    if older == fresh or (_is_number(older) and _is_number(fresh)):
+        return one, other
+    counted = f"SELECT (SELECT count({one}) FROM fresh), (SELECT count({other}) FROM older)"
+    some_fresh, some_older = _pair(connection, counted)
+    if not some_fresh or not some_older:  # an empty column is of the other's type
+        return one if some_fresh else "NULL", other if some_older else "NULL"
+    return f"CAST({one} AS VARCHAR)", f"CAST({other} AS VARCHAR)"
+
+
+def _is_number(kind: str) -> bool:
+    """Of one of DuckDB's types; a list of numbers is none."""
+    return kind.startswith(_NUMBERS) and not kind.endswith("]")
 
 
 def _pair(connection: DuckDBPyConnection, query: str) -> tuple[int, int]:

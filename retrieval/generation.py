@@ -44,7 +44,11 @@ class Generation:
         self.width: int = manifest["num_features"]
         there = {segment.entry["name"]: segment for segment in (before.segments if before else ())}
         self.segments: list[Segment] = [
-            there.get(entry["name"]) or Segment(directory, entry, self.width) for entry in manifest["segments"]
+            # Not by its name alone: an index that was made anew counts from 1 again.
+            known
+            if (known := there.get(entry["name"])) and known.entry == entry
+            else Segment(directory, entry, self.width)
+            for entry in manifest["segments"]
         ]
         self.removed = self._read_removed()
         self.attributes: Attributes | None = None

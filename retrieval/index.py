@@ -91,11 +91,13 @@ class Index:
         """Open the newest generation.
 
         Raises:
-            UserError: the directory is no index, damaged, or of another version.
+            UserError: the directory is no index, damaged, of another version, or by now of another extractor.
         """
         while True:
             stamp = self._stamped()
             manifest = read_manifest(self.directory)
+            if self._now is not None and manifest["extractor_sha256"] != self.manifest["extractor_sha256"]:
+                raise UserError(f"{self.directory}: an index by another extractor has taken its place; open it anew")
             try:
                 self._now = Generation(self.directory, manifest, self._now)
             except MissingSegment:

@@ -71,7 +71,7 @@ def load_part(path: Path) -> Lists | None:
     try:
         with np.load(path, allow_pickle=False) as stored:
             return Lists(stored["ids"], stored["others"], stored["distances"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None
 
 

@@ -6,12 +6,14 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
@@ -19,6 +21,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from infogan.errors import UserError, run_command
+from infogan.sources import PhotoFiles
+from retrieval import attributes
 from retrieval.extractor import Extractor
 from retrieval.index import Index
 from retrieval.milvus import MilvusIndex
@@ -266,6 +270,55 @@ def test_filters(engine: Engine, index: AnyIndex, tmp_path: Path) -> None:
         index.compact()
         assert found(index, query, 39, "shop=A") == [] and len(found(index, query, 39, "brand=Keen")) == 28
         assert index.verify() == []
+
+
+def test_a_later_table_leaves_numbers_numbers(loaded: Extractor, tmp_path: Path) -> None:
+    index = Index.create(tmp_path / "index", loaded)
+    fill(index, 6)
+    query = some_vectors(1, 0)[0]
+    for number, rows in enumerate(("0,44.5\n1,100.5", "2,60\n3,7", "4,", "5,8")):  # real, whole, none, whole
+        (tmp_path / f"{number}.csv").write_text(f"id,price\n{rows}\n")
+        index.set_attributes(tmp_path / f"{number}.csv")
+    assert {item for _, item in found(index, query, 6, "price < 60")} == {0, 3, 5}
+    (tmp_path / "words.csv").write_text("id,price\n0,cheap\n")
+    index.set_attributes(tmp_path / "words.csv")
+    assert {item for _, item in found(index, query, 6, "price=cheap")} == {0}
+
+
+def test_lists_of_numbers_are_no_numbers(loaded: Extractor, tmp_path: Path) -> None:
+    index = Index.create(tmp_path / "index", loaded)
+    fill(index, 2)
+    table = tmp_path / "sizes.parquet"
+    duckdb.sql(f"COPY (SELECT * FROM (VALUES (0, [40, 41], 5), (1, [39], 7)) t(id, sizes, price)) TO '{table}'")
+    index.set_attributes(table)
+    assert index.now.attributes is not None and index.now.attributes.numbers == {"price"}
+
+
+def test_a_name_that_is_no_utf8(loaded: Extractor, catalogue: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    names = os.fsdecode(b"sch\xf6n.jpg"), "b.jpg"
+    for name, photo in zip(names, sorted(catalogue.rglob("*.jpg")), strict=False):
+        shutil.copyfile(photo, photos / name)
+    index = Index.create(tmp_path / "index", loaded)
+    index.add(loaded, PhotoFiles(photos))
+    (tmp_path / "items.csv").write_text("path,brand\nb.jpg,Keen\n")
+    assert index.set_attributes(tmp_path / "items.csv") == (1, 0)
+    arguments = [sys.executable, "-m", "retrieval", "search", str(index.directory), str(photos / names[0]), "-k", "2"]
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(arguments, cwd=ROOT, env=strict, capture_output=True)
+    assert done.returncode == 0 and b"sch\xf6n.jpg" in done.stdout, done.stderr
+
+
+def test_damaged_attributes_are_told_by_compact(loaded: Extractor, tmp_path: Path) -> None:
+    index = Index.create(tmp_path / "index", loaded)
+    fill(index, 3)
+    (tmp_path / "items.csv").write_text("id,brand\n1,Keen\n")
+    index.set_attributes(tmp_path / "items.csv")
+    (older,) = index.directory.glob("attributes*.parquet")
+    older.write_bytes(older.read_bytes()[:50])
+    with pytest.raises(UserError, match=older.name):
+        attributes.keep(older, np.arange(3), tmp_path / "kept.parquet")
 
 
 @pytest.mark.parametrize(

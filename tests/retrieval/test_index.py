@@ -140,6 +140,42 @@ def test_ctrl_c_publishes_what_is_embedded(
     assert index.add(loaded, PhotoFiles(catalogue)).added == 56
 
 
+def test_ctrl_c_while_embedding_loses_only_that_stretch(
+    engine: Engine, loaded: Extractor, catalogue: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, calls = loaded.features, []
+
+    def interrupted(photos: np.ndarray) -> np.ndarray:
+        calls.append(len(photos))
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        return features(photos)
+
+    index = engine.create(loaded)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loaded, "features", interrupted)
+        index.add(loaded, PhotoFiles(catalogue))
+    assert len(engine.reopened(index)) == calls[0] > 0
+    assert index.add(loaded, PhotoFiles(catalogue)).added == 120 - calls[0]
+
+
+def test_an_index_made_anew_in_its_place_is_not_taken_for_the_old_one(
+    local: Index, loaded: Extractor, run: Path, catalogue: Path, tmp_path: Path
+) -> None:
+    photo = next((catalogue / "Boots").rglob("*.jpg"))
+    assert local.search(photo, 1)[0].path.startswith("Boots/")
+    shutil.rmtree(local.directory)
+    anew = Index.create(local.directory, loaded)
+    anew.add(loaded, PhotoFiles(catalogue / "Shoes"))
+    [[hit]] = [[(one.id, one.path) for one in anew.search(photo, 1)]]
+    local.newest()
+    assert [(one.id, one.path) for one in local.search(photo, 1)] == [hit]
+    shutil.rmtree(local.directory)
+    Index.create(local.directory, Extractor.load(export(run, tmp_path / "other", [str(catalogue / "Boots")])))
+    with pytest.raises(UserError, match="another extractor has taken its place"):
+        local.newest()
+
+
 def test_removed_items_never_come_back_and_their_ids_are_not_reused(
     engine: Engine, index: AnyIndex, loaded: Extractor, catalogue: Path
 ) -> None:
