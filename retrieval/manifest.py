@@ -39,7 +39,7 @@ def first_manifest(extractor_sha256: str, num_features: int) -> dict[str, Any]:
 
 def write_manifest(directory: Path, manifest: dict[str, Any]) -> None:
     """Publish it: from here on the index is this."""
-    write_atomically(directory / NAME, json.dumps({**manifest, "sha256": _sum(manifest)}, indent=1) + "\n")
+    write_atomically(directory / NAME, json.dumps({**manifest, "sha256": manifest_sum(manifest)}, indent=1) + "\n")
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
@@ -61,12 +61,13 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     if version < FORMAT:
         raise UserError(f"{path}: written by an older version; index the photos again, into a new directory")
     total = manifest.pop("sha256", None)
-    if total != _sum(manifest) or manifest.keys() != _KEYS:
+    if total != manifest_sum(manifest) or manifest.keys() != _KEYS:
         raise UserError(f"{path}: damaged; restore it or index again")
     return manifest
 
 
-def _sum(manifest: dict[str, Any]) -> str:
+def manifest_sum(manifest: dict[str, Any]) -> str:
+    """The sha256 of what it says: it tells any two states of any two indexes apart."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 

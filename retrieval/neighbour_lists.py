@@ -138,5 +138,7 @@ def read_table(out: Path, job: Job, since: int) -> tuple[Lists, np.ndarray | Non
     lists.others[rows, ranks], lists.distances[rows, ranks] = table["neighbour"], table["distance"]
     if "value" not in table:
         return lists, None
-    values: np.ndarray = np.ma.filled(np.ma.asarray(table["value"], dtype=object), None)
+    column: np.ma.MaskedArray = np.ma.asarray(table["value"], dtype=object)
+    values = np.ma.getdata(column).copy()
+    values[np.ma.getmaskarray(column)] = None
     return lists, values[first]

@@ -23,10 +23,12 @@ from infogan.files import naming, write_atomically
 from retrieval.generation import Generation
 from retrieval.index import Index
 from retrieval.knn import Vectors, search
+from retrieval.manifest import manifest_sum
 from retrieval.neighbour_lists import NONE, Job, Lists, load_part, read_table, save_part, write_table
 from retrieval.spreading import spread
 
 _QUERIES = 1024  # what an interruption may cost
+_SAMPLE = 64  # lists of before that are measured anew
 
 
 def neighbours(
@@ -58,13 +60,16 @@ def neighbours(
     now = index.now
     job = Job(now.manifest["generation"], now.manifest["extractor_sha256"], k, group_by)
     values = _values(now, group_by)
-    work = _Work(out.with_name(f".{out.name}.parts"), now, values, k, {**asdict(job), "since": since}, engine)
+    asked = {**asdict(job), "since": since, "manifest": manifest_sum(now.manifest)}
+    work = _Work(out.with_name(f".{out.name}.parts"), now, values, k, asked, engine)
     if since is None:
         lists = work.search("all", now.ids, now.ids)
         counts = {"searched": len(now.ids), "mended": 0}
     else:
         before, former = read_table(out, job, since)
         new, kept = _changes(before, former, now.ids, values)
+        if not _agrees(before.of(kept[:: max(1, len(kept) // _SAMPLE)]), now):
+            raise UserError(f"{out}: holds neighbours of another index; leave --since out")
         gone_or_new = np.setdiff1d(now.ids, kept, assume_unique=True)
         lists = work.search("new", gone_or_new, now.ids)
         older = before.of(kept)
@@ -102,6 +107,14 @@ def _changes(
     lists = before.of(kept)
     whole = (np.isin(lists.others, kept) | (lists.others == NONE)).all(axis=1)
     return new, kept[whole]
+
+
+def _agrees(lists: Lists, now: Generation) -> bool:
+    """Whether the nearest in these lists are as far as they say: generations are counted from 1 by every index."""
+    some = lists.others[:, 0] != NONE
+    nearest, place = np.unique(lists.others[some, 0], return_inverse=True)
+    distances = np.linalg.norm(now.vectors(lists.ids[some]) - now.vectors(nearest)[place], axis=1)
+    return np.allclose(distances, lists.distances[some, 0], rtol=1e-3, atol=1e-3)
 
 
 class _Work:

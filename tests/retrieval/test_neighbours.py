@@ -14,6 +14,7 @@ from infogan.errors import UserError
 from retrieval import neighbours as module
 from retrieval.extractor import Extractor
 from retrieval.index import Index
+from retrieval.neighbour_lists import Job, read_table
 from retrieval.neighbours import neighbours
 from tests.conftest import assert_user_error, command
 from tests.retrieval.changes import WIDTH, fill
@@ -90,6 +91,8 @@ def test_groups(index: Index, tmp_path: Path) -> None:
     (tmp_path / "items.csv").write_text("id,kind\n60,a\n61,c\n7,a\n10,b\n")  # two are new, two change sides
     index.set_attributes(tmp_path / "items.csv")
     group |= {60: "a", 61: "c", 7: "a", 10: "b"}
+    before = read_table(out, Job(generation, index.manifest["extractor_sha256"], 4, "kind"), generation)[1]
+    assert before is not None and before[[0, 1, 5]].tolist() == [None, "b", None]  # and not "?"
     neighbours(index, 4, out, since=generation, group_by="kind")
     assert same(table(out), expected(items, 4, group))
     neighbours(index, 4, whole, group_by="kind")
@@ -121,6 +124,30 @@ def test_it_goes_on_where_it_was(index: Index, tmp_path: Path, monkeypatch: pyte
     neighbours(index, 3, out)
     assert searched == [10, 10, 10]  # the damaged one and two more
     assert same(table(out), expected(items, 3, {}))
+
+
+def test_another_index_is_not_taken_for_this_one(
+    index: Index, loaded: Extractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each counts its generations and ids from the beginning."""
+    fill(index, 30, 1)
+    other = Index.create(tmp_path / "other", loaded)
+    items, out = noise(other, 30, 7), tmp_path / "out.parquet"
+    assert other.manifest["generation"] == index.manifest["generation"]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "_QUERIES", 10)
+        patch.setattr(module, "write_table", interrupted)
+        neighbours(index, 3, out)
+    monkeypatch.setattr(module, "_QUERIES", 10)
+    neighbours(other, 3, out)
+    assert same(table(out), expected(items, 3, {}))
+    noise(index, 2, 8)
+    with pytest.raises(UserError, match="holds neighbours of another index"):
+        neighbours(index, 3, out, since=other.manifest["generation"])
+
+
+def interrupted(*arguments: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def test_what_cannot_be(index: Index, tmp_path: Path) -> None:
