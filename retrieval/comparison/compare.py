@@ -15,7 +15,7 @@ from PIL import Image
 from infogan.errors import UserError
 from infogan.photo import open_rgb
 from infogan.sources import PhotoFiles
-from retrieval.comparison.models import Missing, Row, load_rows
+from retrieval.comparison.models import DEFAULT, Missing, Row, load_rows
 from retrieval.comparison.timing import Call, Rounds, System
 from retrieval.embedding import Model, embed_photos
 from retrieval.floors import Components
@@ -23,7 +23,6 @@ from retrieval.knn import nearest
 from retrieval.labels import Labels, label_photos
 from retrieval.metrics import neighbour_reports
 
-METRICS = ("euclidean", "cosine")
 KS = 1, 5, 10
 BATCH = 64
 ROUNDS = 5
@@ -67,7 +66,7 @@ def compare(
     labels = label_photos(files.names, scheme)
     if len(labels.rows) <= max(KS):
         raise UserError(f"{len(labels.rows)} labelled photos; a comparison needs at least {max(KS) + 1}")
-    rows = load_rows(names, weights_dir, random_init)
+    rows = [_enough(row, len(fit or labels.rows), names) for row in load_rows(names, weights_dir, random_init)]
     present = [row for row in rows if isinstance(row, Row)]
     scored = [row for row in present if row.model.learned]
     labels, features, unreadable = _embed(files, labels, scored, metric)
@@ -94,6 +93,19 @@ def compare(
             for i, query in enumerate(queries)
         ],
     }
+
+
+def _enough(row: Row | Missing, photos: int, names: Sequence[str]) -> Row | Missing:
+    """The row, if so many photos have its components; told before the long work, and no fault of what is not named."""
+    if isinstance(row, Missing):
+        return row
+    try:
+        row.check(photos)
+    except UserError as error:
+        if row.name in names and tuple(names) != DEFAULT:
+            raise
+        return Missing(row.name, str(error).removeprefix(f"{row.name}: "), row.model.weights)
+    return row
 
 
 def scaled(features: np.ndarray, metric: str) -> np.ndarray:
@@ -182,10 +194,12 @@ def _times(rows: Sequence[Row], photos: list[bytes], rounds: int) -> dict[str, d
 
     if not rows:
         return {}
-    images = [open_rgb(data) for data in photos]
-    prepared = {
-        prepare: np.stack([prepare(image) for image in images]) for prepare in {row.model.prepare for row in rows}
-    }
+    kinds = {row.model.prepare: [] for row in rows}  # type: dict[Any, list[np.ndarray]]
+    for data in photos:
+        image = open_rgb(data)  # one at a time: decoded, a camera's photo takes 100 MB
+        for prepare, some in kinds.items():
+            some.append(prepare(image))
+    prepared = {prepare: np.stack(some) for prepare, some in kinds.items()}
     with threadpool_limits(1):
         alone = [_one(row, prepared[row.model.prepare], photos) for row in rows]
         single = Rounds(alone[:1], alone[1:], rounds)
@@ -222,9 +236,9 @@ def _many(row: Row, prepared: np.ndarray, ms: float, rounds: int) -> System:
 
 def _told(row: Row | Missing, times: dict[str, Any] | None, figures: dict[str, Any] | None) -> dict[str, Any]:
     """The row as it is reported, every figure there, None where it is not known."""
-    told: dict[str, Any] = {"model": row.name, "weights": "no weights", "note": "", "mb": None}
+    told: dict[str, Any] = {"model": row.name, "weights": None, "note": "", "mb": None}
     told |= dict.fromkeys((*TIMES, *PRECISIONS))
     if isinstance(row, Missing):
-        return told | {"note": f"no weights: {row.reason}"}
+        return told | {"weights": row.weights, "note": row.reason}
     note = "" if row.model.learned else "random weights: size and time alone"
     return told | {"weights": row.model.weights, "note": note, "mb": row.size / 1e6} | (times or {}) | (figures or {})

@@ -61,20 +61,26 @@ class Row:
     def fit(self, features: np.ndarray) -> None:
         """Find the components on these, (N, D), unless all features are taken."""
         if self.components is not None:
-            if not 1 <= self.components <= min(features.shape):
-                raise UserError(
-                    f"{self.name}: {len(features):,} photos of {features.shape[1]:,} features have no"
-                    f" {self.components:,} components; take fewer, or fit on more photos"
-                )
+            self.check(*features.shape)
             self.fitted = Components.of(features, self.components)
+
+    def check(self, photos: int, width: int | None = None) -> None:
+        """Refuse components that so many photos, of so many features if that is known, do not have."""
+        if self.components is not None and not 1 <= self.components <= min(photos, width or photos):
+            of = "" if width is None else f" of {width:,} features"
+            raise UserError(
+                f"{self.name}: {photos:,} photos{of} have no {self.components:,} components; take fewer, or fit on more"
+                " photos"
+            )
 
 
 @dataclass(frozen=True)
 class Missing:
-    """A row whose weights cannot be had, and why."""
+    """A row that cannot be had, and why."""
 
     name: str
     reason: str
+    weights: str = "no weights"
 
 
 def load_rows(names: Sequence[str], weights_dir: Path | None = None, random_init: bool = False) -> list[Row | Missing]:
@@ -112,7 +118,7 @@ def _load(name: str, weights_dir: Path | None, random_init: bool) -> Model | Mis
         try:
             return _one_of(known, name, suffixes)()
         except NoWeights as error:
-            return Missing(name, str(error))
+            return Missing(name, f"no weights: {error}")
     return _one_of(known, name, suffixes)()
 
 

@@ -109,7 +109,9 @@ def reduce(
     present = [row for row in rows if isinstance(row, Row)]
     missing = [row for row in rows if isinstance(row, Missing)]
     if not present:
-        raise UserError(f"no model has weights; the first, {missing[0].name}: {missing[0].reason}")
+        raise UserError(f"there is no model; the first, {missing[0].name}: {missing[0].reason}")
+    for row in present:
+        row.check(len(grades.rows) - settings.queries)
     read, features, unreadable = embed_photos(files, grades.rows.tolist(), distinct_models(present), "embedding")
     grades = grades.only(read)
     asked = np.sort(np.random.default_rng(0).permutation(len(read))[: settings.queries])
@@ -143,6 +145,8 @@ def check(settings: Settings, photos: int) -> None:
         raise UserError(f"--queries {settings.queries} of {photos:,} photos leaves too few to search; take fewer")
     if settings.k < 1 or settings.clusters < 2 or min(settings.dimensions) < 1:
         raise UserError("-k and --dimensions begin at 1, --clusters at 2")
+    if max(settings.dimensions) > gallery:
+        raise UserError(f"--dimensions {max(settings.dimensions)}: {gallery:,} photos have no more than {gallery:,}")
 
 
 def _measured(
@@ -193,7 +197,8 @@ def _add_reduction(bench: _Bench, way: str, dimensions: int) -> None:
     bench.add(way, seconds, answers, _mapped(found, k), features=width, note=found.note)
     if bench.settings.maps and way not in bench.maps:
         # The first two dimensions of the others are what they would be alone.
-        flat = reduce_features(way, bench.gallery, bench.queries[:1], 2) if way == "umap" else found
+        alike = way != "umap" and width > 1
+        flat = found if alike else reduce_features(way, bench.gallery, bench.queries[:1], 2)
         bench.maps[way] = flat.gallery[:, :2]
 
 

@@ -19,8 +19,8 @@ from torchvision import models
 
 from infogan.errors import UserError
 from infogan.sources import PhotoFiles
-from retrieval.comparison.compare import PRECISIONS, TIMES, compare, scaled
-from retrieval.comparison.models import load_rows
+from retrieval.comparison.compare import PRECISIONS, TIMES, _enough, compare, scaled
+from retrieval.comparison.models import DEFAULT, Missing, load_rows
 from retrieval.comparison.networks import load_network
 from retrieval.evaluate import evaluate
 from retrieval.extractor import Extractor
@@ -126,6 +126,15 @@ def test_names_are_rows_once_and_share_their_model() -> None:
     rows = load_rows(["best", "best+pca8", "pixels32+pca64", "best"])
     assert [row.name for row in rows] == ["best", "best+pca8", "pixels32+pca64"]
     assert rows[0].model is rows[1].model  # type: ignore[union-attr]
+
+
+def test_too_few_photos_for_components_are_told_before_the_work() -> None:
+    (row,) = load_rows(["pixels32+pca64"])
+    assert _enough(row, 64, DEFAULT) is row
+    missing = _enough(row, 63, DEFAULT)  # nobody has named it
+    assert isinstance(missing, Missing) and missing.reason.startswith("63 photos have no 64 components")
+    with pytest.raises(UserError, match="63 photos have no 64 components"):
+        _enough(row, 63, ["pixels32+pca64"])
 
 
 @pytest.mark.parametrize("count", [300, 20])  # more photos than features, and fewer
