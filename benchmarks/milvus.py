@@ -68,9 +68,11 @@ def _answers(port: int) -> bool:
         if probe.connect_ex(("127.0.0.1", port)):
             return False
     try:
-        MilvusClient(f"http://127.0.0.1:{port}", timeout=10).list_collections(timeout=10)
+        client = MilvusClient(f"http://127.0.0.1:{port}", timeout=10, dedicated=True)  # not the one that others share
+        client.list_collections(timeout=10)
     except MilvusException:
         return False
+    client.close()
     return True
 
 

@@ -46,7 +46,7 @@ def main() -> None:
     if report is None:  # it has said all by itself
         return
     if arguments.json:
-        print(json.dumps(report, default=str))  # dates among attributes
+        print(json.dumps(report))
     else:
         arguments.show(report)
     if arguments.command == "verify" and not report["ok"]:

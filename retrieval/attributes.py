@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,12 +99,14 @@ class Attributes:
         known = dict(rows)
         return np.array([known.get(item) for item in ids.tolist()] + [None], object)[:-1]
 
-    def summary(self) -> dict[str, tuple[int, Any, Any]]:
-        """Of each attribute, how many different values it has, the least and the greatest; None where it has none."""
-        columns = ", ".join(f"count(DISTINCT {q}), min({q}), max({q})" for q in map(quoted, self.names))
+    def summary(self) -> dict[str, tuple[int, Any, Any, int | None]]:
+        """Of each attribute how many different values it has, the least and the greatest, and the letters of the
+        longest as text; None where it has none."""
+        each = "count(DISTINCT {0}), min({0}), max({0}), max(length(CAST({0} AS VARCHAR)))"
+        columns = ", ".join(each.format(quoted(name)) for name in self.names)
         row = self._connection.cursor().execute(f"SELECT {columns} FROM items").fetchone()
         assert row is not None
-        return {name: row[3 * i : 3 * i + 3] for i, name in enumerate(self.names)}
+        return {name: row[4 * i : 4 * i + 4] for i, name in enumerate(self.names)}
 
     def counts(self, name: str, ids: np.ndarray, most: int) -> list[tuple[str, int]]:
         """The values of one attribute, as text, with how many of these items have them: the `most` frequent first."""
@@ -252,6 +256,19 @@ def _pair(connection: DuckDBPyConnection, query: str) -> tuple[int, int]:
     row = connection.execute(query).fetchone()
     assert row is not None
     return row[0], row[1]
+
+
+def plain_attributes(attributes: dict[str, Any]) -> dict[str, Any]:
+    """As JSON can say them: dates and the like as text, and nothing that is no number."""
+    return {name: _plain(value) for name, value in attributes.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, bool | int | float | str | None) else str(value)
 
 
 def quoted(name: str) -> str:

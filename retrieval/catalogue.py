@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from infogan.errors import UserError
+from retrieval.attributes import plain_attributes
 from retrieval.engines import directory, index_place, open_index, open_or_create
 
 EXTRACTOR = "a directory that export.py wrote, or a released one: best or paper"
@@ -113,7 +114,8 @@ def _search(arguments: argparse.Namespace) -> dict[str, Any]:
     from dataclasses import asdict
 
     hits = open_index(arguments.index).search(arguments.photo, arguments.k, arguments.where, arguments.exact)
-    return {"query": arguments.photo, "results": [asdict(hit) for hit in hits]}
+    results = [{**asdict(hit), "attributes": plain_attributes(hit.attributes)} for hit in hits]
+    return {"query": arguments.photo, "results": results}
 
 
 def _show_search(report: dict[str, Any]) -> None:

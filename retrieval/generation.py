@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from retrieval.approximate import Approximate
 
 VECTOR_PRICE = 64  # codes that are read as quickly as one vector
-MOST_CODED = 100  # neighbours: for more, too many vectors would be measured
+MOST_CODED = 101  # neighbours, an item itself among them: for more, too many vectors would be measured
 _KEPT = 32  # conditions whose items are remembered
 _FOR_CODES = "segments", "removed", "approximate"
 

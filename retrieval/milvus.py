@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Collection, Sequence
-from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from infogan.errors import UserError
 from infogan.photo import Source
 from infogan.sources import PhotoFiles
 from retrieval.adding import Added, add_photos
+from retrieval.attributes import Attributes, keys_of, merge, plain_attributes
 from retrieval.extractor import Extractor
 from retrieval.index import Hit, check_vectors, checked_sums
 from retrieval.milvus_collection import FIELDS, ITEMS, WRITTEN, MilvusCollection, Refused, stretches
@@ -229,8 +229,6 @@ class MilvusIndex:
         Raises:
             UserError: the table is not readable or does not fit.
         """
-        from retrieval.attributes import Attributes, keys_of, merge
-
         key, values = keys_of(Path(table))
         asked = list(dict.fromkeys(value for value in values if isinstance(value, int if key == "id" else str)))
         paths = {row["id"]: row["path"] for row in self._collection.rows(key, asked, ["path"])}
@@ -251,7 +249,7 @@ class MilvusIndex:
     def _describe(self, known: dict[int, dict[str, Any]]) -> None:
         """Write items anew, with these attributes beside those that they have, or in their place."""
         items = [
-            {**item, **{name: _plain(value) for name, value in known[item["id"]].items()}}
+            {**item, **plain_attributes(known[item["id"]])}
             for item in self._collection.rows("id", sorted(known), ["*"])
         ]
         if items:
@@ -293,12 +291,3 @@ def _item_place(place: Place) -> dict[str, Any]:
         except UnicodeEncodeError:
             raise UserError(f"{name!a}: Milvus keeps names in UTF-8, which this one is not; rename it") from None
     return {"root": place[0], "path": place[1], "place": place_key(place) - (1 << 63)}
-
-
-def _plain(value: Any) -> Any:
-    """As JSON can say it."""
-    if isinstance(value, Decimal):
-        return float(value)
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value if isinstance(value, bool | int | float | str | None) else str(value)

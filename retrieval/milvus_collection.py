@@ -30,6 +30,14 @@ from retrieval.extractor import Extractor
 FORMAT = 1
 TIMEOUT = 30.0  # seconds for one call, with what the client tries again by itself
 CARD = -1
+_FILES = {CONFIG, MODEL, INT8}
+# pymilvus pings every ten seconds, also where nothing is asked; a server that keeps gRPC's defaults, as Milvus Lite
+# does, hangs up on that, and pymilvus would then be given the same dead connection again.
+_CHANNEL = {
+    "grpc.keepalive_permit_without_calls": 0,
+    "grpc.keepalive_time_ms": 300_000,
+    "grpc.use_local_subchannel_pool": 1,
+}
 ITEMS, ABOUT = "_default", "about"
 FIELDS = ("id", "vector", "root", "path", "sha256", "place")
 WRITTEN = 1_000  # items of one call: 6 MB, of the 64 that a server takes
@@ -69,7 +77,7 @@ class MilvusCollection:
             raise UserError(f"{address}: not milvus://HOST:PORT/COLLECTION, with a name of letters, digits and _")
         self.address, self.name = address, found[3]
         with _told(address):
-            self._client = MilvusClient(f"http://{found[1]}:{found[2]}", timeout=TIMEOUT)
+            self._client = MilvusClient(f"http://{found[1]}:{found[2]}", timeout=TIMEOUT, grpc_options=_CHANNEL)
             self.version = str(self._client.get_server_version(timeout=TIMEOUT))
 
     def call(self, method: str, **arguments: Any) -> Any:
@@ -122,6 +130,7 @@ class MilvusCollection:
         self.call("load_collection")
         if self.notes("card"):
             raise UserError(f"{self.address}: exists already")
+        self.delete([note["id"] for note in self.notes("file")], ABOUT)  # of an extractor whose making was cut short
         for some in stretches(_pieces(extractor), 100):
             self.write_notes(some)
         card = {"format": FORMAT, "extractor_sha256": extractor.sha256, "attributes": []}
@@ -156,7 +165,7 @@ class MilvusCollection:
         for piece in sorted(self.notes("file"), key=lambda piece: piece["start"]):
             files[piece["name"]] = files.get(piece["name"], b"") + base64.b64decode(piece["data"])
         with tempfile.TemporaryDirectory() as place:
-            for name in files.keys() & {CONFIG, MODEL, INT8}:  # no other path that a server might name
+            for name in files.keys() & _FILES:  # no other path that a server might name
                 (Path(place) / name).write_bytes(files[name])
             try:
                 extractor = Extractor.load(place, threads=1, int8=INT8 in files)
@@ -240,9 +249,9 @@ def _index_params(field: str, index: dict[str, str]) -> Any:
 
 
 def _pieces(extractor: Extractor) -> list[dict[str, Any]]:
-    """Notes that hold the extractor's files."""
+    """Notes that hold what of the extractor is needed for queries."""
     notes: list[dict[str, Any]] = []
-    for name in extractor.files():
+    for name in sorted(_FILES & set(extractor.files())):
         content = (extractor.directory / name).read_bytes()
         for start in range(0, len(content), _PIECE):
             data = base64.b64encode(content[start : start + _PIECE]).decode()

@@ -48,7 +48,7 @@ def _equals(name: str, value: str) -> str:
     left = f"$meta[{json.dumps(name, ensure_ascii=False)}]"
     kinds = [json.dumps(value, ensure_ascii=False)]
     if _NUMBER.fullmatch(value):
-        kinds.append(value)
+        kinds.append(re.sub(r"^(-?)0+(?=\d)", r"\1", value))  # to Milvus 010 is 8
     if value.lower() in ("true", "false"):
         kinds.append(value.lower())
     return " or ".join(f"{left} == {kind}" for kind in kinds)

@@ -8,7 +8,6 @@ import json
 from collections import OrderedDict
 from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
@@ -270,13 +269,12 @@ def _watching(app: FastAPI, service: Service) -> None:
 
 def _page(app: FastAPI, service: Service) -> None:
     folder = files("retrieval.service") / "page"
-    page = Template((folder / "index.html").read_text())
+    page = (folder / "index.html").read_bytes()
     static = {name: (folder / name).read_bytes() for name in _PAGE}
 
     @app.get("/", include_in_schema=False)
     async def index() -> Response:
-        content = page.substitute(key="true" if service.key else "false")
-        return Response(content, media_type="text/html; charset=utf-8", headers={"cache-control": "no-cache"})
+        return Response(page, media_type="text/html; charset=utf-8", headers={"cache-control": "no-cache"})
 
     @app.get("/static/{name}", include_in_schema=False)
     async def part(name: str) -> Response:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from PIL import Image
 
 from infogan.errors import UserError
 from infogan.photo import PhotoError, fit_photo, open_rgb
+from retrieval.attributes import plain_attributes
 from retrieval.directory import GENERATOR
 from retrieval.generation import Generation
 from retrieval.generator import Generator
@@ -165,7 +165,7 @@ class Engine:
     def _found(
         self, now: Generation, where: str | None, queries: Sequence[Search], vectors: np.ndarray
     ) -> Iterator[list[Hit]]:
-        k = min(max(query.k for query in queries) + 1, len(now))  # one more: an item is not like itself
+        k = min(max(query.k + (query.item is not None) for query in queries), len(now))  # an item is not like itself
         found = self.index.search_features(vectors, k, where) if k else [[] for _ in queries]
         for query, hits in zip(queries, found, strict=True):
             yield [hit for hit in hits if hit.id != query.item][: query.k]
@@ -258,22 +258,14 @@ class Engine:
 
 def _described(now: Generation, ids: list[int]) -> list[dict[str, Any]]:
     known = now.attributes.of(ids) if now.attributes else {}
-    return [{"id": item, "path": now.place(item)[1], "attributes": _plain(known.get(item, {}))} for item in ids]
+    return [
+        {"id": item, "path": now.place(item)[1], "attributes": plain_attributes(known.get(item, {}))} for item in ids
+    ]
 
 
 def _result(hit: Hit) -> dict[str, Any]:
-    plain = _plain(hit.attributes)
-    return {"id": hit.id, "path": hit.path, "distance": round(hit.distance, 6), "attributes": plain}
-
-
-def _plain(attributes: dict[str, Any]) -> dict[str, Any]:
-    """As JSON has them: dates and the like as text, and nothing that is no number."""
-    return {
-        name: (None if isinstance(value, float) and not math.isfinite(value) else value)
-        if isinstance(value, bool | int | float | str | None)
-        else str(value)
-        for name, value in attributes.items()
-    }
+    known = plain_attributes(hit.attributes)
+    return {"id": hit.id, "path": hit.path, "distance": round(hit.distance, 6), "attributes": known}
 
 
 def _data_url(photo: np.ndarray) -> str:

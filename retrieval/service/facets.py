@@ -10,7 +10,7 @@ import numpy as np
 from retrieval.attributes import Attributes
 from retrieval.generation import Generation
 from retrieval.knn import searched_ids
-from retrieval.service.filters import Selection
+from retrieval.service.filters import LETTERS, Selection
 
 _MOST_VALUES = 2000  # different ones; what has more is a description and no filter
 _SHOWN_VALUES = 200
@@ -36,8 +36,10 @@ def facets(now: Generation, selection: Selection) -> dict[str, Any]:
     """
     count, found = len(selected(now, selection)), []
     if now.attributes is not None:
-        for name, (different, least, greatest) in now.attributes.summary().items():
+        for name, (different, least, greatest, letters) in now.attributes.summary().items():
             facet = _kind(now.attributes, name, different, least, greatest)
+            if (letters or 0) > LETTERS:
+                facet = None  # no filter takes them
             if facet and facet["kind"] == "values":
                 ids = selected(now, selection.without(name))
                 pairs = now.attributes.counts(name, ids, _SHOWN_VALUES)

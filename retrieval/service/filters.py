@@ -20,7 +20,8 @@ class Range(BaseModel):
     max: float | None = Field(None, allow_inf_nan=False)
 
 
-Values = Annotated[list[Annotated[str, Field(max_length=200)]], Field(min_length=1, max_length=100)]
+LETTERS = 200  # of a value
+Values = Annotated[list[Annotated[str, Field(max_length=LETTERS)]], Field(min_length=1, max_length=100)]
 Filters = Annotated[dict[Annotated[str, Field(max_length=200)], Values | Range], Field(max_length=20)]
 """Of each attribute named, the values that are welcome, as text, or a range of numbers. All of them must be met."""
 

@@ -26,6 +26,8 @@ from retrieval import attributes
 from retrieval.extractor import Extractor
 from retrieval.index import Index
 from retrieval.milvus import MilvusIndex
+from retrieval.service.facets import facets
+from retrieval.service.filters import Selection
 from tests.conftest import ROOT, assert_user_error, command
 from tests.retrieval.changes import WIDTH, Items, fill, some_vectors, state_after
 from tests.retrieval.conftest import AnyIndex, Engine
@@ -292,6 +294,21 @@ def test_lists_of_numbers_are_no_numbers(loaded: Extractor, tmp_path: Path) -> N
     duckdb.sql(f"COPY (SELECT * FROM (VALUES (0, [40, 41], 5), (1, [39], 7)) t(id, sizes, price)) TO '{table}'")
     index.set_attributes(table)
     assert index.now.attributes is not None and index.now.attributes.numbers == {"price"}
+
+
+def test_attributes_are_told_as_json(loaded: Extractor, tmp_path: Path) -> None:
+    index = Index.create(tmp_path / "index", loaded)
+    fill(index, 2)
+    table = tmp_path / "items.parquet"
+    values = "12.5::DECIMAL(6, 2) AS price, 'nan'::DOUBLE AS rating, DATE '2026-01-01' AS since"
+    text = "'word ' || repeat('x', 300 * range::INTEGER) AS text"
+    duckdb.sql(f"COPY (SELECT range AS id, {values}, {text} FROM range(2)) TO '{table}'")
+    index.set_attributes(table)
+    known = index.now.attributes
+    assert known is not None
+    told = {"price": 12.5, "rating": None, "since": "2026-01-01", "text": "word "}
+    assert attributes.plain_attributes(known.of([0])[0]) == told
+    assert "text" not in {facet["name"] for facet in facets(index.now, Selection())["facets"]}  # too long for a filter
 
 
 def test_a_name_that_is_no_utf8(loaded: Extractor, catalogue: Path, tmp_path: Path) -> None:

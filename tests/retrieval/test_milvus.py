@@ -257,6 +257,27 @@ def test_another_dimension_and_a_making_that_was_cut_short(address: str, loaded:
     assert len(open_or_create(address, loaded)) == 3
 
 
+def test_a_making_that_was_cut_short_is_finished_with_another_extractor(
+    address: str, loaded: Extractor, catalogue: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, written = MilvusCollection.write_notes, []
+
+    def cut_short(self: MilvusCollection, notes: list[dict[str, Any]]) -> None:
+        if notes[0]["kind"] == "card":
+            raise KeyboardInterrupt
+        written.extend(notes)
+        write(self, notes)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(MilvusCollection, "write_notes", cut_short)
+        MilvusIndex.create(address, Extractor.load("best"))
+    index = MilvusIndex.create(address, loaded)
+    assert len(index._collection.notes("file")) < len(written)
+    photo = next(catalogue.rglob("*.jpg"))
+    fill(index, 3)
+    assert index.search(photo, 1)
+
+
 def test_a_damaged_copy_of_the_extractor_is_told(index: MilvusIndex, catalogue: Path) -> None:
     fill(index, 3)
     index._collection.delete([-4], ABOUT)
@@ -312,6 +333,8 @@ def test_few_queries_are_sent_at_once(index: MilvusIndex, monkeypatch: pytest.Mo
     [
         ("brand=Keen", '$meta["brand"] == "Keen"'),
         ("brand=7", '$meta["brand"] == "7" or $meta["brand"] == 7'),
+        ("brand=010", '$meta["brand"] == "010" or $meta["brand"] == 10'),
+        ("brand=-0.50", '$meta["brand"] == "-0.50" or $meta["brand"] == -0.50'),
         ("brand=True", '$meta["brand"] == "True" or $meta["brand"] == true'),
         ("brand in ['not a name', \"nor (this)\"] and id < 1e5", None),
         ('$meta["shop name"] == "A" or $meta[\'brand\'] like "K%"', None),

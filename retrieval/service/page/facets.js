@@ -102,7 +102,7 @@ export function filtering(changed) {
   function path(name, more = {}) {
     const words = new URLSearchParams(more);
     if (any()) words.set("filters", JSON.stringify(filters));
-    return words.size ? `${name}?${words}` : name;
+    return `${words}` ? `${name}?${words}` : name; // older browsers do not tell its size
   }
 
   const any = () => Object.keys(filters).length > 0;

@@ -10,6 +10,8 @@ const FIRST = 5;
 const MORE = 20;
 const MOST = 100;
 const LARGEST = 16 * 2 ** 20; // bytes; what the server takes
+const PIXELS = 25e6; // and this
+const TAKEN = /^image\/(jpeg|png|webp|bmp|gif|tiff)$/; // and of these
 
 let view = "photo";
 let query = null; // {photo: File or Blob, cropped?} or {item: id}; on the Draw view, what the sliders say
@@ -67,7 +69,9 @@ async function answer() {
 
 /** What is compared: the file as it is, or what is in the frame. */
 async function photo() {
-  return !query.bitmap || (crop.whole() && query.photo.size < LARGEST / 8) ? query.photo : crop.blob();
+  const { photo, bitmap } = query;
+  const small = photo.size < LARGEST / 8 && bitmap && bitmap.width * bitmap.height <= PIXELS;
+  return !bitmap || (crop.whole() && small && TAKEN.test(photo.type)) ? photo : crop.blob();
 }
 
 function show(found, milliseconds) {
@@ -94,7 +98,7 @@ function fail(error) {
   const box = find("#error");
   box.hidden = !error;
   if (!error) return;
-  const unreadable = query?.photo && view === "photo" && [400, 413, 415, 422].includes(error.status);
+  const unreadable = query?.photo && view === "photo" && [400, 413, 415, 422].includes(error.status) && !error.message.startsWith("filters");
   const words = unreadable ? "This photo cannot be read. It may be damaged, or be no picture at all: try another one." : error.message;
   box.replaceChildren(words);
   if (unreadable) box.append(make("small", error.message.replace(/^photo: /, "")));

@@ -125,6 +125,12 @@ def test_a_tall_photo_keeps_its_shape_and_its_frame(page: Page, photo: Path, tmp
     assert page.locator("#crop").evaluate(coloured) > 0  # the lower corners of the frame
 
 
+def test_what_the_browser_alone_can_read_is_sent_as_it_is_shown(page: Page, photo: Path, tmp_path: Path) -> None:
+    Image.open(photo).save(tmp_path / "shoe.avif")
+    upload(page, tmp_path / "shoe.avif")
+    expect(page.locator("#error")).to_be_hidden()
+
+
 def test_of_two_photos_the_last_is_looked_for(page: Page, photo: Path) -> None:
     page.evaluate(
         """() => { const decode = createImageBitmap; let count = 0;
