@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import zipfile
@@ -19,6 +20,10 @@ MAX_PHOTO_BYTES = 256 << 20
 # Photos are compressed already, so an archive that claims to unpack to far more than its own size is a bomb.
 MAX_UNPACK_RATIO = 100
 UNPACK_ALLOWANCE = 1 << 30
+_PASSING = {
+    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE),
+    *(errno.ECONNRESET, errno.ECONNREFUSED, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH),
+}
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,19 @@ class _Entry:
     def content(self) -> str:
         try:
             return hashlib.blake2b(self.read()).hexdigest()
-        except Exception:  # a damaged member or a dangling link; whoever decodes it will say so
+        except Exception as error:  # a damaged member or a dangling link; whoever decodes it will say so
+            refuse_passing(error, self.name)
             return "unreadable"
+
+
+def refuse_passing(error: Exception, name: str) -> None:
+    """Raise what is the machine's fault, not the photo's, and may be over the next time.
+
+    Raises:
+        UserError: the disk or the network has failed, or there are too few resources.
+    """
+    if isinstance(error, OSError) and error.errno in _PASSING:
+        raise UserError(f"{name}: {os.strerror(error.errno)}; run it again, and if it stays so, take the file away")
 
 
 def _reopened(name: str, root: str, packed: bool, location: str, stamp: str) -> _Entry:

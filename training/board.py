@@ -88,12 +88,12 @@ class Board:
         with naming(self.run):
             self.events.add_embedding(centred @ axes.T, list(names), thumbnails, images_seen, tag="features")
 
-    def settings(self, config: DictConfig) -> None:
+    def settings(self, config: DictConfig, images_seen: int) -> None:
         """The run's settings with its latest figures, for TensorBoard's comparison of runs."""
         plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in flat(config).items()}
         figures = {f"final/{name}": value for name, value in self.latest.items()}
         with naming(self.run):
-            self.events.add_hparams(plain, figures, run_name=".")
+            self.events.add_hparams(plain, figures, run_name=".", global_step=images_seen)
 
     def flush(self) -> None:
         with naming(self.run):

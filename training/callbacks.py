@@ -79,8 +79,8 @@ class Curves(pl.Callback):
     def _publish(self, images_seen: int) -> None:
         means = self.meter.read()
         now = time.monotonic()
-        speed = (images_seen - self.images) / (now - self.time)
-        self.images, self.time = images_seen, now
+        speed = (images_seen - self.images) / (now - self.time - self.meter.paused)
+        self.images, self.time, self.meter.paused = images_seen, now, 0.0
         if self.board is None:
             return
         lines = self.watch(means)
@@ -159,9 +159,10 @@ class Retrieval(pl.Callback):
         if self.last is None or trainer.should_stop:
             return
         store, rows = self.probe.store, self.last.rows
-        names = [store.names[row] for row in rows]
+        # Of a table, in UTF-8: a file's name need not fit into that.
+        names = [" ".join(store.names[row].encode("utf-8", "replace").decode().split()) for row in rows]
         self.board.projector(self.last.features, thumbnails(store.read(rows)), names, module.images_seen)
-        self.board.settings(self.config)
+        self.board.settings(self.config, module.images_seen)
 
 
 class Bar(pl.Callback):

@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,7 @@ class Checkpoints(pl.Callback):
         self.saved = module.images_seen
         if self.board is None or self.probe is None:
             return
+        began = time.monotonic()
         path, checkpoint = checkpoint_path(self.board.run, module.images_seen), module.checkpoint()
         for name, value in checkpoint["state_dict"].items():  # the last step's weights are in no figure yet
             if not value.isfinite().all():
@@ -107,15 +109,18 @@ class Checkpoints(pl.Callback):
         self.board.flush()  # the curves that led to a checkpoint last as long as it does
         write_checkpoint(path, checkpoint | {"photos": self.photos})
         log.info("saved %s", path)
+        self.meter.paused += time.monotonic() - began
         # Whoever asks a run to stop may not wait for a measurement.
         self._list(module, None if interrupted else self.probe)
 
     def _list(self, module: InfoGAN, probe: Callable[[InfoGAN], dict[str, float]] | None) -> None:
         """A line about the checkpoint of this step, with what the probe says of it."""
         assert self.board is not None
+        began = time.monotonic()
         name = checkpoint_path(self.board.run, module.images_seen).name
         self.board.curves(probe(module) if probe is not None else {}, module.images_seen, checkpoint=name)
         self.board.flush()
+        self.meter.paused += time.monotonic() - began
 
 
 def is_measured(run: Path, images_seen: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import signal
 import warnings
 from pathlib import Path
@@ -63,7 +64,12 @@ def fit(config: DictConfig) -> Path | None:
     run.mkdir(parents=True, exist_ok=True)
     with held(run, "another process is training in it; choose another run.dir"):
         check_run(run, config)  # another process may have come first
-        _lead(config, run, store, shape)
+        try:
+            _lead(config, run, store, shape)
+        except UserError:
+            if [path.name for path in run.iterdir()] == ["lock"]:  # it has not begun
+                shutil.rmtree(run)
+            raise
     return run
 
 
@@ -144,11 +150,25 @@ def _train(
 
 
 class Batches(pl.LightningDataModule):
-    """Where the module stands when training begins, only then is it known which photos come next."""
+    """Where the module stands when training begins, only then is it known which photos come next.
+
+    Every process reads photos of its own machine's, which must be the first one's: photos are known by their numbers.
+    """
 
     def __init__(self, config: DictConfig, store: PhotoStore) -> None:
         super().__init__()
         self.config, self.store = config, store
+
+    def setup(self, stage: str) -> None:
+        """Compare the photos of all processes.
+
+        Raises:
+            UserError: they are not the same; in every process.
+        """
+        assert self.trainer is not None
+        strategy, known = self.trainer.strategy, (self.store.content, len(self.store))
+        if not strategy.reduce_boolean_decision(strategy.broadcast(known) == known):
+            raise UserError("data.root: not the same photos, or not all readable, on every node; copy them anew")
 
     def train_dataloader(self) -> DataLoader:
         assert self.trainer is not None

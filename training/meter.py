@@ -19,6 +19,9 @@ class Meter:
     """Sums of the steps' figures on the device, so that a step never waits for the host.
 
     `read` is where it waits, and where all processes meet: each must call it after the same step.
+
+    Attributes:
+        paused: seconds since the last `read` in which nothing was trained, as whoever took them has added.
     """
 
     def __init__(self) -> None:
@@ -26,6 +29,7 @@ class Meter:
         self.sums: Tensor | None = None
         self.first_bad: Tensor | None = None
         self.steps = 0
+        self.paused = 0.0
 
     def add(self, metrics: dict[str, Tensor], images_seen: int) -> None:
         """One step's scalars, of the same names in the same order as since the last `read`."""

@@ -287,6 +287,8 @@ class InfoGAN(pl.LightningModule):
             with torch.autocast(self.device.type, enabled=False):
                 self.neighbours = get_acquainted(trunk, self.photos.store, count, self.config.seed, anew=due == 2)
         known = dict(trunk.named_buffers())
+        # By way of the host: unpickled, a GPU's tensors would be on the first one in every process.
+        known = {name: buffer.cpu() for name, buffer in known.items()}
         self.neighbours, known = self.trainer.strategy.broadcast((self.neighbours, known))
         for network in networks:
             for name, buffer in network.trunk.named_buffers():

@@ -9,6 +9,7 @@ import fcntl
 import itertools
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,7 @@ from torch.utils.data import IterableDataset
 from infogan.errors import ArgumentParser, UserError, run_command
 from infogan.files import naming, write_atomically
 from infogan.photo import PHOTO_BYTES, SIZE, load_photo, photo_spec
-from infogan.sources import PhotoFiles
+from infogan.sources import PhotoFiles, refuse_passing
 from infogan.trunk import to_signed
 from training.utzap50k import OFFICIAL_URL, download_utzap50k
 
@@ -112,6 +113,7 @@ def _build(files: PhotoFiles, fit: str, directory: Path) -> None:
         pixels, status = _allocate(partial, len(files))
         reasons = _decode_pending(files, fit, pixels, status)
         if not (status == _READABLE).any():
+            shutil.rmtree(partial)  # or the room that it takes would be lost
             raise UserError(f"none of {len(files):,} photo files is readable; the first: {reasons[0].strip()}")
         write_atomically(partial / "store.json", json.dumps({"photo": photo_spec(fit), "names": files.names}))
         pixels.flush()
@@ -124,8 +126,13 @@ def _allocate(partial: Path, count: int) -> tuple[np.memmap, np.memmap]:
     path = partial / "pixels.u8"
     path.touch()
     with naming(path), path.open("r+b") as file:
-        if hasattr(os, "posix_fallocate"):  # macOS has none, and gets a sparse file
-            os.posix_fallocate(file.fileno(), 0, count * PHOTO_BYTES)
+        before = path.stat().st_size
+        try:
+            if hasattr(os, "posix_fallocate"):  # macOS has none, and gets a sparse file
+                os.posix_fallocate(file.fileno(), 0, count * PHOTO_BYTES)
+        except OSError:
+            file.truncate(before)  # some file systems keep what they had found, and the disk would stay full
+            raise
         file.truncate(count * PHOTO_BYTES)
     pixels = np.memmap(path, np.uint8, "r+", shape=(count, SIZE, SIZE, 3))
     if not (partial / "status.npy").exists():
@@ -144,6 +151,7 @@ def _decode_pending(files: PhotoFiles, fit: str, pixels: np.memmap, status: np.m
                 pixels[row] = load_photo(files.read(row), fit)
                 status[row] = _READABLE
             except Exception as error:  # damage inside an archive shows in many ways; none of them stops the rest
+                refuse_passing(error, files.names[row])
                 reasons.append(f"{files.names[row]}\t{error}\n")
                 status[row] = _UNREADABLE
         return reasons

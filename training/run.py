@@ -174,7 +174,8 @@ def checkpoint_config(checkpoint: dict[str, Any], path: Path) -> DictConfig:
 def begin(run: Path, config: DictConfig, images_seen: int) -> None:
     """Make the directory, write the config, open the log, and drop the curves of steps that will be done again."""
     for remains in run.glob(".*.tmp"):  # of a process that was killed while it wrote
-        remains.unlink()
+        if remains.is_file():  # a directory is an export's, perhaps one that is being made
+            remains.unlink()
     write_atomically(run / "config.yaml", OmegaConf.to_yaml(config))
     (run / "grids").mkdir(exist_ok=True)
     metrics = run / "metrics.jsonl"

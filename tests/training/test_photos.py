@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from infogan import sources
 from infogan.errors import UserError
 from infogan.photo import load_photo
 from tests.conftest import ROOT
@@ -24,6 +26,44 @@ def test_the_store_holds_what_load_photo_gives(catalogue: Path, tmp_path: Path) 
     assert len(store) == 120 and store.unreadable == 0
     for index in (0, 57, 119):
         np.testing.assert_array_equal(store.read([index])[0], load_photo(catalogue / store.names[index], "pad"))
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EMFILE])
+def test_what_the_machine_fails_at_is_no_unreadable_photo(
+    catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    read, countdown = sources._Entry.read, [0]
+
+    def failing(self: sources._Entry) -> bytes:
+        countdown[0] -= 1
+        if countdown[0] == 0:
+            raise OSError(code, os.strerror(code))
+        return read(self)
+
+    monkeypatch.setattr(sources._Entry, "read", failing)
+    for countdown[0] in (50, 200):  # while contents are hashed, and while photos are decoded
+        with pytest.raises(UserError, match="run it again"):
+            open_store([str(catalogue)], "pad", tmp_path)
+    assert open_store([str(catalogue)], "pad", tmp_path).unreadable == 0
+
+
+def test_a_disk_that_is_too_small_is_not_left_full(
+    catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(file: int, start: int, size: int) -> None:
+        os.ftruncate(file, size // 2)  # as ext4 does
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(os, "posix_fallocate", half)
+        open_store([str(catalogue)], "pad", tmp_path)
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < 1000
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "a.jpg").write_text("not a photo")
+    with pytest.raises(UserError, match="none of 1"):
+        open_store([str(tmp_path / "letters")], "pad", tmp_path / "cache")
+    assert not list((tmp_path / "cache").rglob("pixels.u8"))
+    assert len(open_store([str(catalogue)], "pad", tmp_path)) == 120
 
 
 def test_unreadable_files_are_skipped_counted_and_listed(catalogue: Path, tmp_path: Path) -> None:

@@ -241,10 +241,25 @@ def test_of_a_mistake_only_the_first_process_tells(mistake: str, catalogue: Path
     assert first.wait() == 2
     error = first.errors.read_text()
     assert error.startswith("error: ") and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
     if mistake.startswith("transfer"):
         second.kill()  # as torchrun does; it waits for the first
     second.wait()
     assert second.errors.read_text() == second.output.read_text() == ""
+
+
+def fit_to(others: Path, config: DictConfig) -> None:
+    """Where this is not the first process, to other photos: as on a node whose copy is not whole."""
+    if not is_first():
+        config.data.root = str(others)
+    fit(config)
+
+
+def test_photos_that_differ_between_nodes_are_told(catalogue: Path, tmp_path: Path) -> None:
+    first, second = team(tmp_path, 2, fit_to, catalogue / "Boots", tiny_config(catalogue, tmp_path / "run", 1))
+    assert first.wait() == 2 and "not the same photos" in first.errors.read_text()
+    second.wait()
+    assert second.errors.read_text() == ""
 
 
 # --- what they share --------------------------------------------------------------------------------------------------

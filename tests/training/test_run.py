@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 import signal
@@ -268,6 +269,19 @@ def test_an_export_finds_its_photos_or_asks_for_others(run: Path, catalogue: Pat
     (written / "model.onnx").unlink()
     assert export(tmp_path / "alone.ckpt", written, [str(catalogue)]) == written  # an older extractor is replaced
     assert (written / "model.onnx").exists()
+
+
+def test_odd_names_and_exports_do_not_stop_a_run(catalogue: Path, tmp_path: Path) -> None:
+    photos, run = tmp_path / "photos", tmp_path / "run"
+    shutil.copytree(catalogue / "Boots", photos)
+    photo = next(photos.rglob("*.jpg"))
+    photo.rename(photo.with_name(os.fsdecode(b"sch\xf6n\ttab.jpg")))
+    fit(tiny_config(photos, run, 0.008))
+    assert list(run.rglob("metadata.tsv"))
+    (run / ".extractor-kimg-000000.tmp").mkdir()  # of an export that was killed, or is at work
+    fit(tiny_config(photos, run, 0.016))
+    assert (run / ".extractor-kimg-000000.tmp").is_dir()
+    assert load_checkpoint(checkpoints(run)[-1])["images_seen"] == 16
 
 
 def test_double_precision_goes_on_without_rounding(catalogue: Path, tmp_path: Path) -> None:
