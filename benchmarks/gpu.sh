@@ -59,7 +59,7 @@ step() { # what it is, its share of the time left in percent, the command
     step "training speed" 25 "$python" benchmarks/training_speed.py "$config" "${photos[@]}" --json "$out/speed.json"
   fi
   step "training" 97 "$python" train.py "$config" "data.root=[$(IFS=,; echo "${photos[*]}")]" "run.dir=$run" "$@"
-  newest=$(ls "$run"/kimg-*.ckpt 2>/dev/null | tail -1)
+  newest=$(LC_ALL=C ls "$run"/kimg-*.ckpt 2>/dev/null | tail -1)
   if [ -n "$newest" ]; then
     cp "$run/metrics.jsonl" "$run/config.yaml" "$out/"
     rm -f "$out"/kimg-*.part-*

@@ -81,7 +81,16 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def checkpoint_path(run: Path, images_seen: int) -> Path:
-    return run / f"kimg-{images_seen // 1000:06d}.ckpt"
+    """Where a checkpoint goes: kimg-000050.ckpt; kimg-000050_560.ckpt where a measured one of that thousand is there.
+
+    Names sort by images seen.
+    """
+    kimg, rest = divmod(images_seen, 1000)
+    path = run / f"kimg-{kimg:06d}.ckpt"
+    rows = read_rows(run / "metrics.jsonl") if path.exists() else []
+    others = [row for row in rows if row.get("checkpoint") == path.name and "probe/rankme" in row]
+    taken = any(row["images_seen"] != images_seen for row in others)
+    return path.with_name(f"kimg-{kimg:06d}_{rest:03d}.ckpt") if taken else path
 
 
 class DamagedCheckpoint(UserError):

@@ -80,8 +80,9 @@ def candidates(rows: Sequence[Mapping[str, Any]], existing: Iterable[str]) -> li
     lines = {row["checkpoint"]: row for row in rows if "checkpoint" in row}
     ends = {name: (row["images_seen"], row["images_seen"]) for name, row in lines.items()}
     for name in existing - set(lines):
-        if match := re.fullmatch(r"kimg-(\d+)\.ckpt", name):
-            ends[name] = (int(match[1]) * 1000, int(match[1]) * 1000 + 999)  # names are rounded down
+        if match := re.fullmatch(r"kimg-(\d+)(?:_(\d+))?\.ckpt", name):
+            first = int(match[1]) * 1000 + int(match[2] or 0)
+            ends[name] = (first, first if match[2] else first + 999)  # short names are rounded down
     found, before = [], -1
     for name, (images_seen, end) in sorted(ends.items(), key=lambda item: item[1]):
         if name in existing:

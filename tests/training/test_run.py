@@ -24,7 +24,7 @@ from training.config import load_config
 from training.exporting import export
 from training.fit import fit
 from training.run import checkpoints, load_checkpoint, resolve_run
-from training.selection import read_rows
+from training.selection import candidates, read_rows
 
 CURVES = {
     *("loss/g", "loss/d_real", "loss/d_fake", "loss/mi", "d/real_mean", "d/fake_mean"),
@@ -291,6 +291,18 @@ def test_double_precision_goes_on_without_rounding(catalogue: Path, tmp_path: Pa
     halves, whole = (load_checkpoint(checkpoints(tmp_path / name)[-1]) for name in ("halves", "whole"))
     assert same(halves["state_dict"], whole["state_dict"])
     assert whole["state_dict"]["generator.linear.0.weight"].dtype == torch.float64
+
+
+def test_a_measured_checkpoint_is_never_written_over(run: Path, catalogue: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    (first,) = checkpoints(copy)
+    content = first.read_bytes()
+    for kimg in (0.064, 0.08):
+        fit(tiny_config(catalogue, copy, kimg))
+    assert [path.name for path in checkpoints(copy)] == [first.name, "kimg-000000_064.ckpt", "kimg-000000_080.ckpt"]
+    assert first.read_bytes() == content and load_checkpoint(checkpoints(copy)[-1])["images_seen"] == 80
+    found = candidates(read_rows(copy / "metrics.jsonl"), [path.name for path in checkpoints(copy)])
+    assert [one.images_seen for one in found] == [48, 64, 80] and all("probe/rankme" in one.probe for one in found)
 
 
 def test_what_a_stop_saved_is_measured_when_the_run_goes_on(run: Path, catalogue: Path, tmp_path: Path) -> None:

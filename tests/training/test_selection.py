@@ -76,6 +76,8 @@ def test_checkpoints_without_lines_are_candidates() -> None:
     assert (second.images_seen, second.losses["loss/g"]) == (20_000, 5)
     assert (third.images_seen, third.losses, third.gaps) == (30_000, {}, None)
     assert choose("last", [first, second, third]).checkpoint == "kimg-000030.ckpt"
+    more = candidates([], ["kimg-000030.ckpt", "kimg-000030_560.ckpt", "kimg-000031.ckpt"])
+    assert [one.images_seen for one in more] == [30_000, 30_560, 31_000]
     assert choose("paper_window", [first, second, third]).checkpoint == "kimg-000010.ckpt"
 
 
