@@ -14,7 +14,7 @@ demo: $(READY)
 	$(BIN)/python demo.py
 
 test: check $(PAGE) $(MILVUS)
-	$(BIN)/python -m pytest -q -m "not slow and not gpu"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu"
 
 check: $(READY)
 	$(BIN)/ruff check .

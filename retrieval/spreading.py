@@ -83,10 +83,25 @@ def _connect(ray: Any, engine: str) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what they say, the error says too
             if engine == "ray":
-                ray.init("local", include_dashboard=False, _node_ip_address="127.0.0.1", **options)
+                _start(ray, options)
             else:
                 ray.init(engine, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         asks = "is there a cluster, and does it ask for a token (RAY_AUTH_MODE=token)?"
+        asks = "is this machine too busy?" if engine == "ray" else asks
         raise UserError(f"--engine {engine}: {reason}; {asks}") from None
+
+
+def _start(ray: Any, options: dict[str, Any]) -> None:
+    """On this machine; once more where it was too busy for the half minute that Ray gives itself."""
+    for attempt in range(2):
+        try:
+            ray.init("local", include_dashboard=False, _node_ip_address="127.0.0.1", **options)
+            return
+        except Exception as error:  # of no class of its own
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+            if attempt:
+                raise RuntimeError(str(error)) from None

@@ -7,13 +7,17 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # on several GPUs `auto` would start this program once for each
 
+import io
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig
 
+from infogan.errors import run_command
 from training.config import load_config
 from training.exporting import export
 from training.fit import fit
@@ -71,6 +75,15 @@ def command(*arguments: str, cwd: Path = ROOT, timeout: float = 120) -> subproce
     return subprocess.run(
         [sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False
     )
+
+
+def here(main: Callable[[], None], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """What `command` gives, in this process: for what does not need one of its own, whose imports take ten seconds."""
+    out, errors = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(errors):
+        patch.setattr(sys, "argv", [main.__module__, *arguments])
+        code = run_command(main)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), errors.getvalue())
 
 
 def assert_user_error(done: subprocess.CompletedProcess[str], *words: str) -> None:

@@ -146,7 +146,7 @@ def check(settings: Settings, photos: int) -> None:
     if settings.k < 1 or settings.clusters < 2 or min(settings.dimensions) < 1:
         raise UserError("-k and --dimensions begin at 1, --clusters at 2")
     if max(settings.dimensions) > gallery:
-        raise UserError(f"--dimensions {max(settings.dimensions)}: {gallery:,} photos have no more than {gallery:,}")
+        raise UserError(f"--dimensions {max(settings.dimensions)}: {gallery:,} photos have fewer; take less")
 
 
 def _measured(

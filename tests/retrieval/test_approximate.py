@@ -61,7 +61,7 @@ def test_compaction_codes_it_and_search_reads_a_part(index: Index, monkeypatch: 
     # The exact road is not what answered above, and is what answers where more are wanted.
     monkeypatch.setattr(generation, "search", lambda *_: [(np.array([7.0]), np.array([7]))])
     assert found(index, queries[:1]) != [[(7, 7.0)]]
-    assert found(index, queries[:1], 101) == [[(7, 7.0)]]
+    assert found(index, queries[:1], 102) == [[(7, 7.0)]]
 
 
 @pytest.mark.parametrize("count", [1, 100])

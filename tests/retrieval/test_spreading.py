@@ -19,16 +19,7 @@ from retrieval.neighbours import neighbours
 from retrieval.spreading import spread
 from tests.conftest import assert_user_error, command
 from tests.retrieval.changes import fill
-
-
-def worker_of(power: int) -> Any:
-    return partial(raised, power)
-
-
-def raised(power: int, item: int, threads: int | None) -> int:
-    if item == 13:
-        raise UserError("13: not on a Friday")
-    return int(item**power)
+from tests.retrieval.stretches import worker_of
 
 
 def test_stretches_come_back_in_order_and_mistakes_as_they_were_made() -> None:
@@ -36,6 +27,26 @@ def test_stretches_come_back_in_order_and_mistakes_as_they_were_made() -> None:
     assert list(spread(make, range(9))) == list(spread(make, range(9), "ray")) == [n * n for n in range(9)]
     with pytest.raises(UserError, match=r"^13: not on a Friday$"):
         list(spread(make, [2, 13], "ray"))
+
+
+def test_a_machine_that_is_too_busy_is_asked_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    init, asked = ray.init, []
+
+    def busy(*arguments: Any, **options: Any) -> Any:
+        asked.append(arguments)
+        if len(asked) < 2 or twice:
+            raise Exception("The current node timed out during startup. This could happen because ...")
+        return init(*arguments, **options)
+
+    monkeypatch.setattr(ray, "init", busy)
+    twice = True
+    with pytest.raises(UserError, match=r"timed out during startup.*too busy"):
+        list(spread(partial(worker_of, 2), [3], "ray"))
+    twice = False
+    asked.clear()
+    assert list(spread(partial(worker_of, 2), [3], "ray")) == [9] and len(asked) == 2
 
 
 def test_neighbours_are_the_same_file(extractor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

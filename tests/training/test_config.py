@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from infogan.errors import UserError
-from training.config import Config, config_difference, load_config, photo_roots
+from training.config import Config, config_difference, flat, load_config, photo_roots
 
 PAPER = "configs/paper.yaml"
 
@@ -16,9 +16,7 @@ PAPER = "configs/paper.yaml"
 def test_the_papers_file_states_every_key_and_is_the_default() -> None:
     written = OmegaConf.load(PAPER)
     assert config_difference(OmegaConf.structured(Config), load_config(PAPER, [])) == []
-    assert set(OmegaConf.to_container(written)) == set(OmegaConf.to_container(OmegaConf.structured(Config)))
-    for section in ("data", "train", "model", "neighbours"):
-        assert set(written[section]) == set(OmegaConf.structured(Config)[section])
+    assert flat(written).keys() == flat(OmegaConf.structured(Config)).keys()  # type: ignore[arg-type]
 
 
 def test_overrides_win_and_lists_are_paths() -> None:

@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from export import main
 from infogan.codes import Prior
 from infogan.errors import UserError
 from retrieval.extractor import Extractor
 from retrieval.generator import Generator
 from retrieval.index import Index
-from tests.conftest import assert_user_error, command, tiny_config
+from tests.conftest import assert_user_error, command, here, tiny_config
 from tests.forks import trained
 from training.exporting import export
 from training.naming import name_codes
@@ -88,7 +89,7 @@ def test_a_damaged_generator_is_refused(drawn_extractor: Path, tmp_path: Path) -
 def drawn_extractor(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As `export.py --with-generator` writes it."""
     output = tmp_path_factory.mktemp("drawn") / "extractor"
-    done = command("export.py", str(run), "--with-generator", "--output", str(output))
+    done = here(main, str(run), "--with-generator", "--output", str(output))
     assert done.returncode == 0, done.stderr
     assert "| generator | `generator.onnx`" in (output / "README.md").read_text()
     return output

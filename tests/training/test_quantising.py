@@ -10,13 +10,14 @@ import onnxruntime as ort
 import pytest
 import torch
 
+from export import main
 from infogan.edges import EdgeTrunk
 from infogan.errors import UserError
 from infogan.sources import PhotoFiles
 from retrieval import Extractor
 from retrieval.golden import verify
 from retrieval.index import Index
-from tests.conftest import assert_user_error, command
+from tests.conftest import assert_user_error, here
 from training.exporting import export
 from training.forms import write_forms
 from training.photos import Signed, open_store
@@ -94,4 +95,4 @@ def test_only_what_is_worth_it_is_kept(run: Path, catalogue: Path, tmp_path: Pat
 
 
 def test_the_command_line_wants_labels_with_it(run: Path) -> None:
-    assert_user_error(command("export.py", str(run), "--int8", "photos"), "--labels")
+    assert_user_error(here(main, str(run), "--int8", "photos"), "--labels")

@@ -17,9 +17,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import train
+from export import main as export_command
 from infogan.errors import UserError
 from infogan.files import held
-from tests.conftest import ROOT, TINY, assert_user_error, command, tiny_config
+from tests.conftest import ROOT, TINY, assert_user_error, here, tiny_config
 from training.config import load_config
 from training.exporting import export
 from training.fit import fit
@@ -214,8 +216,9 @@ def test_a_checkpoint_of_another_model_is_refused(run: Path, catalogue: Path, tm
         fit(tiny_config(catalogue, target, 0.016))
 
 
-def test_dry_run_prints_everything_and_touches_nothing(tmp_path: Path) -> None:
-    done = command(str(ROOT / "train.py"), str(ROOT / "configs" / "paper.yaml"), "--dry-run", "seed=3", cwd=tmp_path)
+def test_dry_run_prints_everything_and_touches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = here(train.main, str(ROOT / "configs" / "paper.yaml"), "--dry-run", "seed=3")
     assert done.returncode == 0, done.stderr
     for words in ("seed: 3", "430,000", "1,064,627", "80.5 M", "272.7 M", "1536 from a 16×8×12 map", "31,250"):
         assert words in done.stdout
@@ -233,10 +236,10 @@ def test_mistakes_on_the_command_line(run: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "a.jpg").write_text("not a photo")
-    assert_user_error(command("train.py", "train.kimgs=1"), "did you mean train.kimg?")
-    assert_user_error(command("train.py", "gone.yaml"), "no such config")
-    assert_user_error(command("train.py", f"data.root={tmp_path / 'empty'}"), "no photos")
-    assert_user_error(command("export.py", str(tmp_path / "gone")), "no such run")
+    assert_user_error(here(train.main, "train.kimgs=1"), "did you mean train.kimg?")
+    assert_user_error(here(train.main, "gone.yaml"), "no such config")
+    assert_user_error(here(train.main, f"data.root={tmp_path / 'empty'}"), "no photos")
+    assert_user_error(here(export_command, str(tmp_path / "gone")), "no such run")
     for source, words in ((tmp_path / "letters", "none of 1 photo files"), (tmp_path / "gone", "no such folder")):
         with pytest.raises(UserError, match=words):
             fit(tiny_config(source, tmp_path / "run", 0.008))

@@ -13,7 +13,7 @@ import torch
 
 from export import main
 from infogan.errors import UserError
-from tests.conftest import assert_user_error, command
+from tests.conftest import assert_user_error, here
 from training.checks import RULES
 from training.exporting import export, load_trunk
 from training.run import checkpoint_config, checkpoints, load_checkpoint
@@ -224,7 +224,7 @@ def test_the_runs_own_rule_or_another(probed_run: Path, monkeypatch: pytest.Monk
 
 
 def test_selections_that_cannot_be_made(probed_run: Path) -> None:
-    assert_user_error(command("export.py", str(probed_run), "--rule", "probe"), "rule probe", "probe/precision_at_5")
+    assert_user_error(here(main, str(probed_run), "--rule", "probe"), "rule probe", "probe/precision_at_5")
     newest = checkpoints(probed_run)[-1]
     with pytest.raises(UserError, match=r"kimg-000002\.ckpt: a checkpoint"):
         export(newest, None, None, "last")
