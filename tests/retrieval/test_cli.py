@@ -10,10 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import duckdb
 import pytest
 
+from retrieval.__main__ import main
+from retrieval.directory import INT8
 from retrieval.index import Index
-from tests.conftest import ROOT, assert_user_error, command
+from tests.conftest import ROOT, assert_user_error, command, here
 
 
 def retrieval(*arguments: object) -> dict:
@@ -37,6 +40,28 @@ def test_search_finds_the_photo_itself_first(index: Path, catalogue: Path) -> No
     assert str(photo).endswith(report["results"][0]["path"])
     distances = [hit["distance"] for hit in report["results"]]
     assert distances == sorted(distances)
+
+
+def test_attributes_conditions_groups_and_the_smaller_form(catalogue: Path, tmp_path: Path) -> None:
+    def told(*arguments: object) -> dict:
+        done = here(main, *map(str, arguments), "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    shop, photo = tmp_path / "shop", sorted(catalogue.rglob("*.jpg"))[5]
+    (tmp_path / "items.csv").write_text("id,brand\n3,Keen\n5,Teva\n9,Keen\n")
+    report = told("index", "best", catalogue, shop, "--int8", "--attributes", tmp_path / "items.csv")
+    assert (report["added"], report["described"], report["strangers"]) == (120, 3, 0)
+    assert Index(shop).extractor.model == INT8
+    hits = told("search", shop, photo, "--where", "brand=Keen", "-k", 5, "--exact")["results"]
+    assert {hit["id"]: hit["attributes"] for hit in hits} == {3: {"brand": "Keen"}, 9: {"brand": "Keen"}}
+    (tmp_path / "more.csv").write_text("id,price\n3,44.5\n400,1\n")
+    assert told("attributes", shop, tmp_path / "more.csv")["strangers"] == 1
+    assert [hit["id"] for hit in told("search", shop, photo, "--where", "price < 60")["results"]] == [3]
+    report = told("neighbours", shop, tmp_path / "out.parquet", "-k", 1, "--group-by", "brand")
+    assert report["items"] == report["searched"] == 120
+    rows = duckdb.sql(f"SELECT id, neighbour FROM '{tmp_path / 'out.parquet'}' WHERE value = 'Keen' ORDER BY id")
+    assert rows.fetchall() == [(3, 9), (9, 3)]
 
 
 def test_remove_takes_items_out(index: Path, tmp_path: Path) -> None:
