@@ -99,9 +99,11 @@ def test_who_asks_too_often_waits(guarded: Running) -> None:
         answers = [http.get("/items/1") for _ in range(40)]
         assert answers[-1].status_code == 429 and answers[-1].headers["retry-after"] == "1"
         assert http.get("/healthz").status_code == 200
+        assert http.get("/items/1", headers={"x-forwarded-for": "192.0.2.7"}).status_code == 200  # as a proxy tells
     rate = Rate(2)
     assert [rate.admits("a", 0.0) for _ in range(21)] == [True] * 20 + [False]
     assert rate.admits("b", 0.0) and rate.admits("a", 0.6) and not rate.admits("a", 0.6)
+    assert [rate.admits("c", 0.0, 0.125) for _ in range(161)] == [True] * 160 + [False]  # as pictures, which cost less
     for number in range(20_000):
         rate.admits(str(number), 1.0)
     assert len(rate._clients) <= 10_000
@@ -127,6 +129,13 @@ def test_bodies_are_limited(service: Running, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(uploads, "IN_FLIGHT", 30)
     assert refused(most=10_000) == 503
     assert arriving.bytes == 0
+
+
+def test_a_head_that_does_not_end_is_refused(service: Running) -> None:
+    address = httpx.URL(service.url)
+    with socket.create_connection((address.host, address.port or 80), 30) as client:
+        client.sendall(b"GET /items/1 HTTP/1.1\r\nHost: a\r\n")
+        assert client.makefile("rb").readline().startswith(b"HTTP/1.1 408 ")
 
 
 def test_a_photo_of_too_many_pixels_is_not_decoded(http: httpx.Client) -> None:
