@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,9 @@ def command(config: DictConfig) -> str:
     keys = [key for key in config_difference(preset, config) if key not in ("data.root", "seed")]
     if config.train.checkpoint_kimg != preset.train.checkpoint_kimg:
         keys.append("train.checkpoint_kimg")
-    settings = [f"{key}={json.dumps(own[key])}" for key in keys]
-    return " ".join(["python train.py", path, "data.root=TRAIN", f"seed={config.seed}", *settings]).replace('"', "")
+    told = {key: json.dumps(own[key], separators=(",", ":")).strip('"') for key in keys}
+    settings = [shlex.quote(f"{key}={value}") for key, value in told.items()]
+    return " ".join(["python train.py", path, "data.root=TRAIN", f"seed={config.seed}", *settings])
 
 
 def tables(reports: dict[int, dict[str, Any]]) -> str:

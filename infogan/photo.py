@@ -146,7 +146,12 @@ def _upright(image: Image.Image) -> Image.Image:
         way = _TURNS.get(image.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:  # good pixels behind damaged EXIF are still a photo
         return image
-    return image if way is None else image.transpose(way)
+    if way is None:
+        return image
+    turned = image.transpose(way)
+    for told in ("exif", "xmp", "XML:com.adobe.xmp"):  # or it would be turned again by whoever is given the image
+        turned.info.pop(told, None)
+    return turned
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

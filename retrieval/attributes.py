@@ -238,7 +238,11 @@ def _write_merged(connection: DuckDBPyConnection, names: list[str], older: Path 
 def _of_one_type(connection: DuckDBPyConnection, name: str, older: str, fresh: str) -> tuple[str, str]:
     """A column of `fresh` and of `older` as values that can be in one: as they are, or as text from now on."""
     one, other = f"fresh.{quoted(name)}", f"older.{quoted(name)}"
-    if older == fresh or (_is_number(older) and _is_number(fresh)):
+    if older == fresh:
+        return one, other
+    if _is_number(older) and _is_number(fresh):
+        if "FLOAT" in (older, fresh):  # which DuckDB would make of both, and lose whole numbers above 2²⁴
+            return f"CAST({one} AS DOUBLE)", f"CAST({other} AS DOUBLE)"
         return one, other
     counted = f"SELECT (SELECT count({one}) FROM fresh), (SELECT count({other}) FROM older)"
     some_fresh, some_older = _pair(connection, counted)

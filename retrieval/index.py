@@ -49,6 +49,10 @@ class Hit:
     attributes: dict[str, Any] = field(default_factory=dict)
 
 
+class Replaced(UserError):
+    """Another index is where this one was, whose vectors are not comparable."""
+
+
 class Index:
     """A catalogue directory, at its newest generation.
 
@@ -91,17 +95,18 @@ class Index:
         """Open the newest generation.
 
         Raises:
-            UserError: the directory is no index, damaged, of another version, or by now of another extractor.
+            UserError: the directory is no index, damaged, or of another version.
+            Replaced: it is an index by another extractor by now.
         """
         while True:
             stamp = self._stamped()
             manifest = read_manifest(self.directory)
             if self._now is not None and manifest["extractor_sha256"] != self.manifest["extractor_sha256"]:
-                raise UserError(f"{self.directory}: an index by another extractor has taken its place; open it anew")
+                raise Replaced(f"{self.directory}: an index by another extractor has taken its place; open it anew")
             try:
                 self._now = Generation(self.directory, manifest, self._now)
             except MissingSegment:
-                if read_manifest(self.directory)["generation"] == manifest["generation"]:
+                if read_manifest(self.directory) == manifest:
                     raise
                 continue  # replaced while it was being opened
             self._stamp = stamp

@@ -28,7 +28,6 @@ from retrieval.neighbour_lists import NONE, Job, Lists, load_part, read_table, s
 from retrieval.spreading import spread
 
 _QUERIES = 1024  # what an interruption may cost
-_SAMPLE = 64  # lists of before that are measured anew
 
 
 def neighbours(
@@ -68,7 +67,8 @@ def neighbours(
     else:
         before, former = read_table(out, job, since)
         new, kept = _changes(before, former, now.ids, values)
-        if not _agrees(before.of(kept[:: max(1, len(kept) // _SAMPLE)]), now):
+        parts = (kept[start : start + _QUERIES] for start in range(0, len(kept), _QUERIES))
+        if not all(_agrees(before.of(part), now) for part in parts):
             raise UserError(f"{out}: holds neighbours of another index; leave --since out")
         gone_or_new = np.setdiff1d(now.ids, kept, assume_unique=True)
         lists = work.search("new", gone_or_new, now.ids)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import signal
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +67,10 @@ def fit(config: DictConfig) -> Path | None:
         try:
             _lead(config, run, store, shape)
         except UserError:
-            if [path.name for path in run.iterdir()] == ["lock"]:  # it has not begun
-                shutil.rmtree(run)
+            if not (run / "config.yaml").exists():  # it has not begun
+                (run / "lock").unlink()
+                with suppress(OSError):  # a link, or somebody has put something there
+                    run.rmdir()
             raise
     return run
 

@@ -150,7 +150,7 @@ def _show_reduction(report: dict[str, Any]) -> None:
 
     print_table([column.head for column in REDUCED], cells(REDUCED, report["rows"]))
     for name, reason in report["missing"].items():
-        print(f"{name}: no weights: {reason}")
+        print(f"{name}: {reason}")
     parts = ", ".join(f"{name} {weight:.3g}" for name, weight in report["attributes"].items())
     counts = f"{report['queries']:,} queries of {report['gallery']:,} others, {report['unreadable']:,} unreadable"
     print(f"graded at {report['k']} by {parts}; {counts}; {report['metric']} distances; milliseconds of one query")

@@ -127,7 +127,7 @@ def write_reduction(directory: Path, report: dict[str, Any], maps: dict[str, dic
         " is reduced and searched for on one thread; embedding its photo comes on top, in every row alike."
     )
     sections = [_paragraph(said), table_html(REDUCED, report["rows"])]
-    sections += [_paragraph(f"{name}: no weights: {reason}") for name, reason in report["missing"].items()]
+    sections += [_paragraph(f"{name}: {reason}") for name, reason in report["missing"].items()]
     for name, some in maps.items():
         sections.append(f"<h2>{html.escape(name)}</h2>")
         if counts := report["cluster_counts"].get(name):

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from infogan.errors import UserError
+from retrieval.index import Replaced
 from retrieval.service.refusal import Refusal
 
 log = logging.getLogger("retrieval.service")
@@ -127,7 +128,9 @@ class Workers:
                 replies = await loop.run_in_executor(self._threads, process.exchange, work)
             except (EOFError, OSError, TimeoutError) as error:
                 log.error("a worker has died (%s) with %d at work; another takes its place", error, len(batch))
-                self._bury(batch)  # other workers may take it over while this one is replaced
+                self._bury(batch)
+                async with self._arrived:
+                    self._arrived.notify_all()  # another worker may take it over while this one is replaced
                 await self._replace(process)
                 batch = []
                 continue
@@ -262,16 +265,27 @@ def work(pipe: Connection, directory: Path) -> None:
             batch = pipe.recv()
         except (EOFError, OSError):
             return
-        pipe.send(_answers(engine, batch))
+        try:
+            answers = _answers(engine, batch)
+        except Replaced:
+            engine = Engine(directory)
+            answers = _answers(engine, batch)
+        pipe.send(answers)
 
 
 def _answers(engine: Any, batch: list[tuple[str, Any]]) -> list[Any]:
-    """What each gets; where one of several brings all down, they are asked one by one."""
+    """What each gets; where one of several brings all down, they are asked one by one.
+
+    Raises:
+        Replaced: the engine is to be opened anew.
+    """
     method = batch[0][0]
     try:
         if method == "search":
             return engine.search([argument for _, argument in batch])
         return [getattr(engine, method)(*(() if batch[0][1] is None else (batch[0][1],)))]
+    except Replaced:
+        raise
     except Exception as error:
         if len(batch) > 1:
             return [answer for job in batch for answer in _answers(engine, [job])]

@@ -282,6 +282,12 @@ def test_a_later_table_leaves_numbers_numbers(loaded: Extractor, tmp_path: Path)
         (tmp_path / f"{number}.csv").write_text(f"id,price\n{rows}\n")
         index.set_attributes(tmp_path / f"{number}.csv")
     assert {item for _, item in found(index, query, 6, "price < 60")} == {0, 3, 5}
+    table = tmp_path / "real.parquet"
+    duckdb.sql(f"COPY (SELECT 0 AS id, 0.5::FLOAT AS sku) TO '{table}'")
+    index.set_attributes(table)
+    (tmp_path / "whole.csv").write_text("id,sku\n1,16777217\n")
+    index.set_attributes(tmp_path / "whole.csv")
+    assert {item for _, item in found(index, query, 6, "sku=16777217")} == {1}
     (tmp_path / "words.csv").write_text("id,price\n0,cheap\n")
     index.set_attributes(tmp_path / "words.csv")
     assert {item for _, item in found(index, query, 6, "price=cheap")} == {0}
@@ -334,8 +340,9 @@ def test_damaged_attributes_are_told_by_compact(loaded: Extractor, tmp_path: Pat
     index.set_attributes(tmp_path / "items.csv")
     (older,) = index.directory.glob("attributes*.parquet")
     older.write_bytes(older.read_bytes()[:50])
+    index.remove([0])
     with pytest.raises(UserError, match=older.name):
-        attributes.keep(older, np.arange(3), tmp_path / "kept.parquet")
+        index.compact()
 
 
 @pytest.mark.parametrize(

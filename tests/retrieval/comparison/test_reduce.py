@@ -136,6 +136,8 @@ def test_one_dimension_has_a_map_too(catalogue: Path, tmp_path: Path) -> None:
     grades, files = Grades.read(names, tmp_path / "items.csv", ["category=1"]), PhotoFiles(catalogue)
     _, maps = reduce(files, grades, ["pixels16"], Settings(("pca",), (1,), 3, 4, 15, "euclidean", maps=True))
     assert maps["pixels16"]["pca"].shape == (104, 2)
+    report, _ = reduce(files, grades, ["pixels16", "mobilenet_v2"], Settings(("pca",), (1,), 3, 4, 15), tmp_path)
+    assert report["missing"]["mobilenet_v2"].startswith("no weights: not in")
     with pytest.raises(UserError, match="--dimensions 105: 104 photos have fewer"):
         reduce(files, grades, ["pixels16"], Settings(("pca",), (105,), 3, 4, 15, "euclidean"))
     with pytest.raises(UserError, match="104 photos have no 110 components"):

@@ -9,7 +9,9 @@ import io
 import json
 import os
 import resource
+import shutil
 import signal
+import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -218,6 +220,10 @@ def test_it_shows_what_the_index_has_become(
         assert [http.get(f"/photos/{item}").status_code for item in (4, 5, 6)] == [404, 404, 200]
         index.remove(index.now.ids.tolist())
         assert found(search(http, photos[3])) == [] and http.get("/map").json()["ids"] == []
+        shutil.rmtree(tmp_path / "index")
+        anew = make_index(tmp_path / "index", Path("best"), tmp_path / "photos")  # by another extractor
+        for _ in range(4):  # whichever worker is asked
+            assert found(search(http, photos[3])) == expected(anew, photos[3])
 
 
 def test_it_survives_a_worker(http: httpx.Client, service: Running, photos: list[bytes]) -> None:
@@ -242,6 +248,27 @@ def test_a_worker_that_cannot_be_started_at_first_is_tried_again(
     monkeypatch.setattr(process, "open", open_once_there_is_room)
     asyncio.run(pool._replace(process))
     assert len(tries) == 2 and pool._dead == 0
+
+
+def test_what_a_worker_died_of_is_taken_over_by_one_that_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def served() -> Any:
+        pool, lame, sound = Workers(tmp_path, 2), workers._Process(tmp_path), workers._Process(tmp_path)
+        never = threading.Event()
+        monkeypatch.setattr(lame, "exchange", lambda _: (_ for _ in ()).throw(EOFError()))
+        monkeypatch.setattr(lame, "open", never.wait)
+        monkeypatch.setattr(sound, "exchange", lambda batch: [f"{method} done" for method, _ in batch])
+        feeds = [asyncio.create_task(pool._feed(lame))]
+        asked = asyncio.create_task(pool.ask("layout"))
+        await asyncio.sleep(0)
+        feeds.append(asyncio.create_task(pool._feed(sound)))  # and waits, for the other has taken the job
+        try:
+            return await asyncio.wait_for(asked, 20)
+        finally:
+            never.set()
+            for feed in feeds:
+                feed.cancel()
+
+    assert asyncio.run(served()) == "layout done"
 
 
 def test_one_that_fails_takes_no_other_search_along() -> None:
