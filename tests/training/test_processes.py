@@ -376,7 +376,7 @@ def test_a_follower_leaves_even_when_its_leader_is_gone_before_it_looks(early: b
     leader = Fork(tmp_path, lead_and_wait, tmp_path, early)
     pid = int(poll(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()))
     leader.kill()
-    poll(partial(gone, pid), 10)
+    poll(partial(gone, pid))
     assert early or (tmp_path / "orphan").exists()
 
 
@@ -395,7 +395,7 @@ def test_a_run_ends_with_the_process_that_dies_and_can_go_on(catalogue: Path, tm
     first, second = team(tmp_path / "output", 2, fit, config)
     poll(lambda: read_rows(run / "metrics.jsonl")[-1]["images_seen"] > 16)
     second.kill(signal.SIGKILL)
-    assert first.wait(60) not in (0, 130) and second.wait(10) == -signal.SIGKILL
+    assert first.wait(60) not in (0, 130) and second.wait(60) == -signal.SIGKILL
     assert [path.read_bytes() for path in checkpoints(run)] == [before]
     trained_by_two(tiny_config(catalogue, run, 0.024))
     assert load_checkpoint(checkpoints(run)[-1])["images_seen"] == 24
