@@ -194,7 +194,7 @@ def _times(rows: Sequence[Row], photos: list[bytes], rounds: int) -> dict[str, d
 
     if not rows:
         return {}
-    kinds = {row.model.prepare: [] for row in rows}  # type: dict[Any, list[np.ndarray]]
+    kinds: dict[Any, list[np.ndarray]] = {row.model.prepare: [] for row in rows}
     for data in photos:
         image = open_rgb(data)  # one at a time: decoded, a camera's photo takes 100 MB
         for prepare, some in kinds.items():

@@ -37,9 +37,9 @@ def facets(now: Generation, selection: Selection) -> dict[str, Any]:
     count, found = len(selected(now, selection)), []
     if now.attributes is not None:
         for name, (different, least, greatest, letters) in now.attributes.summary().items():
-            facet = _kind(now.attributes, name, different, least, greatest)
             if (letters or 0) > LETTERS:
-                facet = None  # no filter takes them
+                continue  # no filter takes them
+            facet = _kind(now.attributes, name, different, least, greatest)
             if facet and facet["kind"] == "values":
                 ids = selected(now, selection.without(name))
                 pairs = now.attributes.counts(name, ids, _SHOWN_VALUES)
