@@ -94,13 +94,14 @@ def _connect(ray: Any, engine: str) -> None:
 
 
 def _start(ray: Any, options: dict[str, Any]) -> None:
-    """On this machine; once more where it was too busy for the half minute that Ray gives itself."""
+    """On this machine; once more where it was too busy for the time that Ray gives each of its parts."""
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "60")  # instead of 30
     for attempt in range(2):
         try:
             ray.init("local", include_dashboard=False, _node_ip_address="127.0.0.1", **options)
             return
         except Exception as error:  # of no class of its own
-            if "timed out during startup" not in str(error):
+            if "timed out" not in str(error).lower():
                 raise
             ray.shutdown()
             if attempt:
