@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import os
 import re
 import secrets
 import tempfile
@@ -69,6 +70,9 @@ class MilvusCollection:
     """
 
     def __init__(self, address: str) -> None:
+        # gRPC would start threads in every fork of this process, also in those that are about to become another
+        # program, and now and then that aborts them: one in twenty of the programs that Ray starts here.
+        os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
         from pymilvus import MilvusClient
 
         for logger in ("pymilvus", "pymilvus.milvus_client"):  # they log what is raised

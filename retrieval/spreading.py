@@ -78,6 +78,7 @@ def _work(shared: list[Any], name: str, item: Any) -> Any:
 
 def _connect(ray: Any, engine: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # as where a Milvus collection is opened
     options = {"logging_level": "ERROR", "log_to_driver": False}
     try:
         with warnings.catch_warnings():
@@ -94,8 +95,8 @@ def _connect(ray: Any, engine: str) -> None:
 
 
 def _start(ray: Any, options: dict[str, Any]) -> None:
-    """On this machine; once more where it was too busy for the time that Ray gives each of its parts."""
-    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "60")  # instead of 30
+    """On this machine; once more where it was too busy for the half minute that Ray gives each of its parts, or where
+    gRPC, which the caller had imported before, aborted one of them as it started."""
     for attempt in range(2):
         try:
             ray.init("local", include_dashboard=False, _node_ip_address="127.0.0.1", **options)

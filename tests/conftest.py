@@ -6,17 +6,20 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # on several GPUs `auto` would start this program once for each
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # before benchmarks.milvus imports gRPC
 
+import errno
 import io
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig
 
+from infogan import sources
 from infogan.errors import run_command
 from training.config import load_config
 from training.exporting import export
@@ -84,6 +87,21 @@ def here(main: Callable[[], None], *arguments: str) -> subprocess.CompletedProce
         patch.setattr(sys, "argv", [main.__module__, *arguments])
         code = run_command(main)
     return subprocess.CompletedProcess(arguments, code, out.getvalue(), errors.getvalue())
+
+
+@contextmanager
+def failing_reads(monkeypatch: pytest.MonkeyPatch, name: str) -> Iterator[None]:
+    """The disk fails at this photo, and not at the others."""
+    read = sources._Entry.read
+
+    def failing(entry: sources._Entry) -> bytes:
+        if entry.name == name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(entry)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sources._Entry, "read", failing)
+        yield
 
 
 def assert_user_error(done: subprocess.CompletedProcess[str], *words: str) -> None:

@@ -146,6 +146,27 @@ def test_a_server_that_stops_answering_is_told(
         assert len(index.search_features(some_vectors(1, 0), 1)[0]) == 1
 
 
+_PROGRAMS = """
+import os, subprocess, sys, threading
+os.environ.pop("GRPC_ENABLE_FORK_SUPPORT", None)
+from retrieval.milvus import MilvusIndex
+
+def ask():
+    while True:
+        len(index)
+
+index = MilvusIndex(sys.argv[1])
+threading.Thread(target=ask, daemon=True).start()
+print(sum(subprocess.call(["true"], stderr=subprocess.DEVNULL, preexec_fn=os.getpid) != 0 for _ in range(200)))
+"""
+
+
+def test_programs_can_be_started_while_a_collection_is_open(address: str, loaded: Extractor) -> None:
+    fill(MilvusIndex.create(address, loaded), 3)
+    done = command("-c", _PROGRAMS, address)
+    assert done.stdout == "0\n", done.stdout + done.stderr
+
+
 def test_a_server_that_is_killed_loses_nothing(
     loaded: Extractor, catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lite: str
 ) -> None:
