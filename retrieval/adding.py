@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from infogan.errors import UserError
 from infogan.sources import PhotoFiles
 from retrieval.decoding import Decoded, decode, decode_files, tracked
 from retrieval.directory import INT8
@@ -55,14 +56,15 @@ def add_photos(
     items: Items, extractor: Extractor, files: PhotoFiles, size: int, publish: Publish, engine: str | None = None
 ) -> Added:
     """Embed the photos that are not there yet and publish them, about `size` at a time; with the last ones goes what is
-    outdated. Ctrl-C publishes what is embedded. `engine`: where they are embedded (`retrieval.spreading.spread`)."""
+    outdated. Ctrl-C, or a disk that fails, publishes what is embedded. `engine`: where they are embedded
+    (`retrieval.spreading.spread`)."""
     batch = Batch(items, extractor, files)
     try:
         for decoded, embed in _read(items, extractor, files, engine):
             batch.take(decoded, embed)
             if len(batch) >= size:
                 publish(*batch.taken(), set())
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, UserError):
         publish(*batch.taken(), set())
         raise
     publish(*batch.taken(), batch.outdated)

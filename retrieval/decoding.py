@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from infogan.photo import Source, fit_photo, open_rgb
-from infogan.sources import PhotoFiles
+from infogan.sources import PhotoFiles, refuse_passing
 
 CHUNK = 64
 Item = TypeVar("Item")
@@ -84,7 +84,11 @@ def decode_files(files: PhotoFiles, rows: Sequence[int], fits: Iterable[str], ti
 
 
 def decode(photos: Iterable[tuple[int, Source | PhotoFiles]], fits: Sequence[str]) -> Decoded:
-    """Read and fit photos, each of them a source or a row of `PhotoFiles`."""
+    """Read and fit photos, each of them a source or a row of `PhotoFiles`.
+
+    Raises:
+        UserError: the disk or the network failed at one of `PhotoFiles`, which says nothing about the photo.
+    """
     decoded = Decoded(pixels={fit: [] for fit in fits})
     for row, photo in photos:
         try:
@@ -92,6 +96,8 @@ def decode(photos: Iterable[tuple[int, Source | PhotoFiles]], fits: Sequence[str
             image = open_rgb(source)
             fitted = {fit: fit_photo(image, fit) for fit in fits}
         except Exception as error:  # damage inside an archive shows in many ways; none of them stops the rest
+            if isinstance(photo, PhotoFiles):
+                refuse_passing(error, photo.names[row])
             decoded.failures.append((row, str(error)))
             continue
         decoded.rows.append(row)

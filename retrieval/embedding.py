@@ -13,7 +13,7 @@ from PIL import Image
 
 from infogan.errors import UserError
 from infogan.photo import fit_photo, open_rgb
-from infogan.sources import PhotoFiles
+from infogan.sources import PhotoFiles, refuse_passing
 from retrieval.decoding import in_parallel
 
 Preparation = Callable[[Image.Image], np.ndarray]
@@ -60,7 +60,7 @@ def embed_photos(
         The rows that are readable, (n,) int64; (n, D) float32 features by the model's name; how many are not readable.
 
     Raises:
-        UserError: none of them is readable.
+        UserError: none of them is readable, or the disk or the network failed.
     """
     preparations = {model.prepare for model in models}
 
@@ -70,7 +70,8 @@ def embed_photos(
         for row in chunk:
             try:
                 image = open_rgb(files.read(row))
-            except Exception:  # damage inside an archive shows in many ways; none of them stops the rest
+            except Exception as error:  # damage inside an archive shows in many ways; none of them stops the rest
+                refuse_passing(error, files.names[row])
                 continue
             read.append(row)
             for prepare, parts in prepared.items():

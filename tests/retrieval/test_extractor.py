@@ -19,8 +19,9 @@ from infogan.sources import PhotoFiles
 from infogan.trunk import PhotoToFeatures
 from retrieval.decoding import decode_files
 from retrieval.directory import locate
+from retrieval.embedding import Fitted, Model, embed_photos
 from retrieval.extractor import Extractor
-from tests.conftest import command
+from tests.conftest import command, failing_reads
 from training.exporting import export, load_trunk
 from training.forms import fold, same_neighbours
 from training.run import checkpoint_config, checkpoints, load_checkpoint
@@ -168,6 +169,17 @@ def test_decoding_keeps_order_and_sets_failures_apart(catalogue: Path, tmp_path:
     assert [files.names[row] for part in decoded for row, _ in part.failures] == ["Boots/broken.jpg"]
     first = decoded[0]
     np.testing.assert_array_equal(first.stacked("pad")[0], load_photo(files.read(first.rows[0]), "pad"))
+
+
+def test_what_a_disk_fails_at_is_no_unreadable_photo(catalogue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = PhotoFiles(catalogue)
+    model = Model("grey", Fitted("pad"), lambda photos: photos.mean((1, 2)))
+    with (
+        failing_reads(monkeypatch, files.names[70]),
+        pytest.raises(UserError, match=f"^{files.names[70]}.*run it again"),
+    ):
+        embed_photos(files, range(len(files)), [model], "test")
+    assert embed_photos(files, range(len(files)), [model], "test")[2] == 0
 
 
 def test_it_needs_neither_torch_nor_training(extractor: Path, catalogue: Path) -> None:

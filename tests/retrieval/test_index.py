@@ -20,7 +20,7 @@ from retrieval import adding
 from retrieval.extractor import Extractor
 from retrieval.index import Index
 from retrieval.milvus import MilvusIndex
-from tests.conftest import ROOT
+from tests.conftest import ROOT, failing_reads
 from tests.retrieval.conftest import AnyIndex, Engine
 from training.exporting import export
 
@@ -138,6 +138,17 @@ def test_ctrl_c_publishes_what_is_embedded(
         index.add(loaded, PhotoFiles(catalogue))
     assert len(engine.reopened(index)) == 64
     assert index.add(loaded, PhotoFiles(catalogue)).added == 56
+
+
+def test_a_disk_that_fails_leaves_no_photo_out(
+    engine: Engine, loaded: Extractor, catalogue: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, index = PhotoFiles(catalogue), engine.create(loaded)
+    with failing_reads(monkeypatch, files.names[100]), pytest.raises(UserError, match="run it again"):
+        index.add(loaded, files)
+    assert len(engine.reopened(index)) == 64
+    added = index.add(loaded, files)
+    assert (added.added, added.known, added.unreadable) == (56, 64, [])
 
 
 def test_ctrl_c_while_embedding_loses_only_that_stretch(
