@@ -22,7 +22,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.service_abuse import png
 from benchmarks.service_process import Running
 from infogan.photo import load_photo
 from retrieval.generator import Generator
@@ -292,16 +291,40 @@ def test_no_upload_reaches_the_disk(index_directory: Path, photos: list[bytes]) 
             assert found(search(http, photos[0]))
 
 
-def test_sigterm_lets_it_finish(index_directory: Path, tmp_path: Path) -> None:
+class Halting(io.BytesIO):
+    """A file whose first half is read, and the other half when `go` is set."""
+
+    def __init__(self, content: bytes, go: threading.Event) -> None:
+        super().__init__(content)
+        self.half, self.go = len(content) // 2, go
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self.tell():
+            self.go.wait(60)
+            return super().read(size)
+        return super().read(self.half)
+
+
+def refused(url: str) -> bool:
+    """Whether nobody listens there any more."""
+    try:
+        httpx.get(url)
+    except httpx.TransportError:
+        return True
+    return False
+
+
+def test_sigterm_lets_it_finish(index_directory: Path, tmp_path: Path, photos: list[bytes]) -> None:
+    go = threading.Event()
     with Running(index_directory, log=tmp_path / "log") as service, ThreadPoolExecutor(1) as pool:
         workers = service.processes()[1:]
-        slow = png(4990, 4990, mode=6)  # takes a second to decode
         opened = (httpx.Client(base_url=service.url, timeout=60) for _ in range(2))  # opening one takes its time
         with next(opened) as http, next(opened) as watch:
-            watch.get("/metrics")
-            answer = pool.submit(search, http, slow)
+            answer = pool.submit(http.post, "/search", files={"photo": ("a", Halting(photos[0], go))})
             poll(lambda: "sole2vec_arriving_bytes 0.0" not in watch.get("/metrics").text)
             service.process.terminate()
+            poll(lambda: refused(service.url))
+            go.set()
             assert len(found(answer.result())) == 5
         assert service.process.wait(30) == 0
     poll(lambda: gone(*workers))
