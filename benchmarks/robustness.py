@@ -1,9 +1,11 @@
 """How many right neighbours a photo keeps when it is not as clean as the catalogue's.
 
     python benchmarks/robustness.py EXTRACTOR DEV --labels utzap50k-8 [--queries 2000] [--json OUT]
+        [--networks tf_efficientnet_lite0 --weights-dir WEIGHTS]
 
 Each query is changed and asks all the other photos, unchanged. Prints Markdown: P@5 of the unchanged queries and what
-each change costs, for the extractor and for the floors of `python -m retrieval evaluate`.
+each change costs, for the extractor, for pixels, and for networks that `python -m retrieval compare` knows. These are
+given the photos at 128×128, within white margins, from where their own preparation takes them.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from infogan.errors import ArgumentParser, UserError, run_command
+from retrieval.comparison.networks import NoWeights, load_network
 from retrieval.extractor import Extractor
 from retrieval.floors import FLOOR_FIT, area_pixels
 from retrieval.knn import nearest
@@ -29,6 +32,7 @@ from retrieval.metrics import precision_at
 from training.photos import PhotoStore, open_store
 
 K = 5
+BATCH = 64
 GREY = 170
 PAPER = 15  # of 255: how far from white a photo's background may be
 
@@ -71,12 +75,15 @@ def main() -> None:
     parser.add_argument("photos", nargs="+")
     parser.add_argument("--labels", required=True)
     parser.add_argument("--queries", type=int, default=2000)
+    parser.add_argument("--networks", nargs="+", default=[], metavar="NAME", help="of torchvision or timm")
+    parser.add_argument("--weights-dir", type=Path, metavar="DIR", help="where their NAME.safetensors are")
     parser.add_argument("--json", type=Path, help="write all figures there too")
     arguments = parser.parse_args()
     extractor = Extractor.load(arguments.extractor)
     systems: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
         f"`{arguments.extractor}`": (extractor.fit, extractor.features),
         "pixels 16×16": (FLOOR_FIT, lambda photos: area_pixels(photos, 16)),
+        **{f"`{name}`": (FLOOR_FIT, embedded_by(name, arguments.weights_dir)) for name in arguments.networks},
     }
     results: dict[str, dict[str, float]] = {}
     for name, (fit, embed) in systems.items():
@@ -88,6 +95,22 @@ def main() -> None:
         print(f"| {change} | " + " | ".join(cells) + " |")
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1))
+
+
+def embedded_by(name: str, weights_dir: Path | None) -> Callable[[np.ndarray], np.ndarray]:
+    """What the network makes of (N, 128, 128, 3) uint8 photos, (N, D) float32."""
+    try:
+        model = load_network(name, False, weights_dir)
+    except NoWeights as error:
+        raise UserError(f"{name}: no weights: {error}") from None
+
+    def embed(photos: np.ndarray) -> np.ndarray:
+        features = []
+        for part in np.array_split(photos, -(-len(photos) // BATCH)):  # prepared, all would be too large
+            features.append(model.run(np.stack([model.prepare(Image.fromarray(photo)) for photo in part])))
+        return np.concatenate(features)
+
+    return embed
 
 
 def loss(row: dict[str, float], change: str) -> str:
