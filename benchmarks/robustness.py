@@ -32,7 +32,6 @@ from retrieval.metrics import precision_at
 from training.photos import PhotoStore, open_store
 
 K = 5
-BATCH = 64
 GREY = 170
 PAPER = 15  # of 255: how far from white a photo's background may be
 
@@ -105,10 +104,7 @@ def embedded_by(name: str, weights_dir: Path | None) -> Callable[[np.ndarray], n
         raise UserError(f"{name}: no weights: {error}") from None
 
     def embed(photos: np.ndarray) -> np.ndarray:
-        features = []
-        for part in np.array_split(photos, -(-len(photos) // BATCH)):  # prepared, all would be too large
-            features.append(model.run(np.stack([model.prepare(Image.fromarray(photo)) for photo in part])))
-        return np.concatenate(features)
+        return model.run(np.stack([model.prepare(Image.fromarray(photo)) for photo in photos]))
 
     return embed
 
