@@ -140,6 +140,7 @@ def test_a_server_that_stops_answering_is_told(
         fill(index, 3)
         monkeypatch.setattr(milvus_collection, "TIMEOUT", 1)
         os.kill(server.pid, signal.SIGSTOP)
+        os.waitpid(server.pid, os.WUNTRACED)  # its threads stop one after the other, and may answer until then
         with pytest.raises(UserError, match="the server does not answer"):
             index.search_features(some_vectors(1, 0), 1)
         os.kill(server.pid, signal.SIGCONT)
