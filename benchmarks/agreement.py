@@ -32,7 +32,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors.torch import load_file
 
-from infogan.edges import AnyTrunk
+from infogan.edge_trunk import AnyTrunk
 from infogan.errors import ArgumentParser, UserError, run_command
 from infogan.photo import PhotoError, load_photo
 from infogan.sources import PhotoFiles

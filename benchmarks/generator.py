@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from infogan.edges import EdgeTrunk
+from infogan.edge_trunk import EdgeTrunk
 from infogan.errors import ArgumentParser, UserError, run_command
 from retrieval.extractor import Extractor
 from retrieval.labels import Labels, label_photos

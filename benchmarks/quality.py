@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from infogan.edges import AnyTrunk, EdgeTrunk
+from infogan.edge_trunk import AnyTrunk, EdgeTrunk
 from infogan.errors import ArgumentParser, UserError, run_command
 from infogan.files import write_atomically
 from infogan.trunk import settle
@@ -56,7 +56,8 @@ ROWS = {
     "neighbours only": "best train.fakes=0",
     "without convolutions": f"best {BLIND}",
     "adversarial only": f"best {BLIND} neighbours.weight=0 train.real_gradient=1 train.code_gradient=1",
-    "without framing": "best model.trunk.framing=null",
+    "without framing": "best model.trunk.framing=null model.trunk.straightening=0",
+    "without straightening": "best model.trunk.straightening=0",
     "without neighbours": "best neighbours.count=0",
     "without random views": "best neighbours.views.area=[1,1] neighbours.views.aspect=1 neighbours.views.shift=0"
     " neighbours.views.turn=0 neighbours.views.gain=0",
@@ -166,21 +167,19 @@ def readings(trunk: AnyTrunk, dev: str, scheme: str) -> dict[str, Any]:
     labels = label_photos(store.names, scheme)
     ways: dict[str, Callable[[Tensor], Tensor]]
     if isinstance(trunk, EdgeTrunk):
-        raw, ways = (
-            trunk.maps,
-            {"": lambda maps: trunk.drawn(trunk.weighed(maps)), "(what is not learned)": trunk.weighed},
-        )
+        raw, ways = trunk.maps, {"(what is not learned)": trunk.weighed}
         ways["(edges alone)"] = lambda maps: normalize(maps[:, : trunk.num_features], dim=1)
         if trunk.convolutions is not None:
             ways["(convolutions alone)"] = lambda maps: normalize(
                 maps[:, trunk.num_features :] - trunk.seen_mean, dim=1
             )
     else:
-        raw, ways = trunk.features, {"": lambda features: features}
-        ways[f"(clipped at ±{CLIP:g})"] = lambda features: features.clamp(-CLIP, CLIP)
+        raw, ways = trunk.features, {f"(clipped at ±{CLIP:g})": lambda features: features.clamp(-CLIP, CLIP)}
         ways["(of length 1)"] = lambda features: normalize(features, dim=1)
-    embedded = torch.cat([raw(trunk.resize(batch)) for batch in Signed(store, labels.rows, CPU)])
-    return {name: report(way(embedded).numpy(), labels) for name, way in ways.items()}
+    batches = Signed(store, labels.rows, CPU)
+    whole = torch.cat([trunk(batch) for batch in batches]).numpy()
+    embedded = torch.cat([raw(trunk.resize(batch)) for batch in batches])
+    return {"": report(whole, labels), **{name: report(way(embedded).numpy(), labels) for name, way in ways.items()}}
 
 
 def floors(dev: str, scheme: str) -> dict[str, Any]:

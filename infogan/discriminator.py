@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from infogan.codes import Prior
-from infogan.edges import AnyTrunk, EdgeTrunk
+from infogan.edge_trunk import AnyTrunk, EdgeTrunk
 from infogan.trunk import Trunk
 
 _PROJECTED = 512, 128

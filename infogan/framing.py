@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import grid_sample
 
 from infogan.photo import SIZE
 from infogan.trunk import grey, overlaps, pixel_borders
@@ -28,6 +29,7 @@ class FramedResize(nn.Module):
 
     powers: Tensor
     borders: Tensor
+    ends: Tensor
     middle: Tensor
 
     def __init__(self, size: tuple[int, int], strength: float) -> None:
@@ -38,14 +40,11 @@ class FramedResize(nn.Module):
         places = (torch.arange(1, SIZE - 1) + 0.5) * scale - 1
         self.register_buffer("powers", torch.stack([places**0, places, places**2], 1), persistent=False)
         self.register_buffer("borders", pixel_borders(SIZE) * scale - 1, persistent=False)
+        self.register_buffer("ends", torch.tensor([-1.0, 1.0]), persistent=False)
         self.register_buffer("middle", torch.tensor(size[::-1]).unsqueeze(1) / 2, persistent=False)
 
     def frames(self, photos: Tensor) -> Tensor:
         """(N, 4): centre x, y and half width, half height; the photo reaches from −1 to 1. May reach beyond it."""
-        return torch.cat(self._frames(photos), 1).flatten(1)
-
-    def _frames(self, photos: Tensor) -> tuple[Tensor, Tensor]:
-        """Centres and halves, x and y: both (N, 2, 1)."""
         # Cut off here and not by `no_grad`, which an exported graph would carry along as a graph of its own.
         across, down = gradients(grey(photos.detach())[:, 0])
         squared = across * across + down * down
@@ -55,13 +54,62 @@ class FramedResize(nn.Module):
         centres = firsts / sums
         variances = seconds / sums - centres * centres
         halves = (3 * variances).sqrt().clamp_min(_LEAST)  # what they are of an even profile
-        return centres, (_MARGIN * halves) ** self.strength
+        return torch.cat([centres, (_MARGIN * halves) ** self.strength], 1).flatten(1)
 
     def forward(self, photos: Tensor) -> Tensor:
-        centres, halves = self._frames(photos)
-        borders = (self.borders - centres) * (self.middle / halves) + self.middle
+        return self.shown(photos, self.frames(photos))
+
+    def shown(self, photos: Tensor, frames: Tensor) -> Tensor:
+        """What (N, 4) frames show of photos; where they reach beyond these, the border goes on."""
+        rows, columns = self._overlaps(self.borders, frames)
+        return rows @ photos @ columns.mT
+
+    def covered(self, frames: Tensor) -> Tensor:
+        """(N, 1, height, width): which part of every pixel of what (N, 4) frames show lies in the photo."""
+        rows, columns = self._overlaps(self.ends, frames)
+        return rows @ columns.mT
+
+    def _overlaps(self, borders: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """By which a photo, of pixels or strips that have these borders, is brought to the size of what is shown."""
+        centres, halves = frames.unsqueeze(2).split(2, 1)
+        borders = (borders - centres) * (self.middle / halves) + self.middle
         columns, rows = overlaps(borders.unsqueeze(2), max(self.size)).split(1, 1)
-        return rows[:, :, : self.size[0]] @ photos @ columns[:, :, : self.size[1]].mT
+        return rows[:, :, : self.size[0]], columns[:, :, : self.size[1]]
+
+
+class UprightResize(nn.Module):
+    """What frames show of photos that are turned, turned back: (N, C, height, width), of what lies in them or near.
+
+    By area averaging, as `FramedResize`, of a wider part, and interpolation in that; where nothing is turned, exactly
+    as it does. It has no weights and no state.
+
+    Args:
+        size: (height, width).
+    """
+
+    across: Tensor
+    down: Tensor
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        height, width = size
+        self.around = FramedResize((height + height // 8 * 2, width + width // 8 * 2), 0.0)
+        self.scale = self.around.size[1] / width, self.around.size[0] / height
+        across, down = ((torch.arange(side) + 0.5) * (2 / side) - 1 for side in (width, height))
+        self.register_buffer("across", across, persistent=False)
+        self.register_buffer("down", down.unsqueeze(1), persistent=False)
+
+    def forward(self, photos: Tensor, frames: Tensor, turns: Tensor) -> Tensor:
+        """(N, C, 128, 128), (N, 4) frames, and by how many radians photos are turned, clockwise, (N,)."""
+        centres, halves = frames.split(2, 1)
+        width, height = halves[:, 0] * self.scale[0], halves[:, 1] * self.scale[1]
+        wide = self.around.shown(photos, torch.stack([centres[:, 0], centres[:, 1], width, height], 1))
+        cosine, sine = turns.cos(), turns.sin()
+        # Of a place in the frame, both ways in halves of it, to where that is in the wider part.
+        rows = [cosine / self.scale[0], sine * halves[:, 1] / width, sine * halves[:, 0] / height]
+        x_across, x_down, y_across, y_down = (row.view(-1, 1, 1) for row in (*rows, cosine / self.scale[1]))
+        grid = [x_across * self.across - x_down * self.down, y_across * self.across + y_down * self.down]
+        return grid_sample(wide, torch.stack(grid, 3), align_corners=False, padding_mode="border")
 
 
 def gradients(photos: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize, softplus
 
+from infogan.straightening import Straightening
+
 
 def real_loss(logits: Tensor) -> Tensor:
     """−log D(x), averaged (Goodfellow et al. 2014, eq. 1)."""
@@ -27,6 +29,12 @@ def generator_loss(logits: Tensor) -> Tensor:
 def neighbour_loss(guesses: Tensor, neighbours: Tensor) -> Tensor:
     """|ŷ − y|², averaged over photos; least where ŷ is the mean of a photo's neighbours y. (N, D) both."""
     return (guesses - neighbours).square().sum(1).mean()
+
+
+def straightening_loss(guesses: Tensor, frames: Tensor, places: Tensor) -> Tensor:
+    """How far (N, 5) guesses of what is wrong with (N, 4) frames are from where these belong, (N, 5); a mean of
+    absolute differences, for which the best guess is nothing where most photos are as they should be."""
+    return (guesses - Straightening.wanted(frames, places)).abs().mean()
 
 
 def contrastive_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:

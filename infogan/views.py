@@ -1,4 +1,4 @@
-"""Random views of photos: turned, moved, cropped. Runs on the device the photos are on."""
+"""Random views of photos: turned, moved, cropped, on other ground. Runs on the device the photos are on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
+
+_PAPER = 0.08  # ink that is no longer paper
 
 
 @dataclass
@@ -19,6 +21,7 @@ class Views:
         aspect: the part's sides are stretched against each other by up to this factor, either way.
         shift: of its centre, beyond what keeps a crop inside the frame, in half sides of the frame.
         turn: degrees, either way.
+        ground: how dark white paper becomes at most, where 1 is black; in half of the views it stays white.
         gain: ink, which is 0 for white paper and 1 for black, is multiplied by up to e to this power, either way.
     """
 
@@ -26,12 +29,13 @@ class Views:
     aspect: float = 4 / 3
     shift: float = 0.0
     turn: float = 0.0
+    ground: float = 0.0
     gain: float = 0.0
 
     @staticmethod
     def draw(count: int, device: torch.device, source: torch.Generator | None = None) -> Tensor:
-        """The chances of `count` views, (6, count) uniform; from `source`, of the same device, or PyTorch's own."""
-        return torch.rand(6, count, device=device, generator=source)
+        """The chances of `count` views, (7, count) uniform; from `source`, of the same device, or PyTorch's own."""
+        return torch.rand(7, count, device=device, generator=source)
 
     def __call__(self, photos: Tensor, frames: Tensor, size: tuple[int, int], draws: Tensor) -> Tensor:
         """One random view of each photo.
@@ -40,7 +44,7 @@ class Views:
             photos: (N, C, H, W) float in −1…1; sharp crops need them larger than the views are.
             frames: (N, 4), the part of each photo that is looked at, as a trunk's `resize.frames` tells it.
             size: (height, width) of the views.
-            draws: (6, N), as `draw` gives them.
+            draws: (7, N), as `draw` gives them.
 
         Returns:
             (N, C, height, width) float in −1…1, differentiable in `photos`.
@@ -52,6 +56,8 @@ class Views:
         grid = affine_grid(windows, [*photos.shape[:2], *size], align_corners=False)
         # Where a view reaches beyond the photo, its border goes on.
         ink = grid_sample((1 - photos) / 2, grid, align_corners=False, padding_mode="border")
+        if self.ground:
+            ink = on_ground(ink, self.ground * (2 * draws[6] - 1).clamp_min(0))
         return 1 - 2 * (ink * torch.exp((2 * draws[5] - 1) * self.gain).view(-1, 1, 1, 1)).clamp(0, 1)
 
     def _windows(self, draws: Tensor, wide: float) -> Tensor:
@@ -71,3 +77,9 @@ class Views:
         )
         rows = [width * cosine, -height * sine / wide, x, width * sine * wide, height * cosine, y]
         return torch.stack(rows, 1).view(-1, 2, 3)
+
+
+def on_ground(ink: Tensor, ground: Tensor) -> Tensor:
+    """(N, C, H, W) ink, 0 for white paper, with paper as dark as (N,) `ground` has it; darker things stay."""
+    paper = (1 - ink / _PAPER).clamp_min(0)
+    return ink + paper * (ground.view(-1, 1, 1, 1) - ink).clamp_min(0)

@@ -36,6 +36,16 @@ def check_config(config: DictConfig) -> None:
         ("model.trunk.dropout", 0 <= model.trunk.dropout <= 0.99, "in 0 … 0.99"),
         ("model.trunk.directions", model.trunk.directions >= 0, "0 or more"),
         ("model.trunk.framing", model.trunk.framing is None or 0 <= model.trunk.framing <= 1, "null or in 0 … 1"),
+        ("model.trunk.straightening", model.trunk.straightening >= 0, "0 or more"),
+        (
+            "model.trunk.straightening",
+            not model.trunk.straightening or (model.trunk.directions > 0 and model.trunk.framing is not None),
+            "0 where model.trunk.directions is 0 or model.trunk.framing is null",
+        ),
+        ("changes.turn", 0 <= config.changes.turn <= 90, "in 0 … 90"),
+        ("changes.cut", 0 <= config.changes.cut <= 0.9, "in 0 … 0.9"),
+        ("changes.ground", 0 <= config.changes.ground <= 1, "in 0 … 1"),
+        ("changes.dim", 0 <= config.changes.dim <= 0.9, "in 0 … 0.9"),
         ("model.categories", model.categories == 0 or model.categories >= 2, "0, or 2 or more"),
         ("model.hidden", model.hidden >= 0, "0 or more"),
         ("model.generator.growth", model.generator.growth in GROWTHS, f"one of {', '.join(GROWTHS)}"),
@@ -109,6 +119,7 @@ def _edge_rules(trunk: DictConfig) -> list[tuple[str, bool, str]]:
         ("model.trunk.hidden", trunk.hidden >= 1, "1 or more where model.trunk.directions is not 0"),
         ("model.trunk.cell", trunk.cell >= 2, "2 or more"),
         ("model.trunk.input_size", all(s % cell == 0 for s in trunk.input_size), "multiples of model.trunk.cell"),
+        ("model.trunk.cell", trunk.cell % 2 == 0 or not trunk.straightening, "even, or model.trunk.straightening 0"),
         ("model.trunk.channels", len(trunk.channels) != 1, "[] or two stages or more"),
         ("model.trunk.strides", list(trunk.strides)[-1:] in ([], [1]), "1 for the last stage, a 1×1 convolution"),
         (
@@ -144,6 +155,7 @@ def _view_rules(key: str, views: DictConfig | None) -> list[tuple[str, bool, str
         (f"{key}.aspect", 1 <= views.aspect <= 4, "in 1 … 4"),
         (f"{key}.shift", 0 <= views.shift <= 1, "in 0 … 1"),
         (f"{key}.turn", 0 <= views.turn <= 180, "in 0 … 180"),
+        (f"{key}.ground", 0 <= views.ground <= 1, "in 0 … 1"),
         (f"{key}.gain", 0 <= views.gain <= 2, "in 0 … 2"),
     ]
 

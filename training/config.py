@@ -14,6 +14,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from infogan.changes import Changes
 from infogan.errors import UserError
 from infogan.views import Views
 from training.checks import check_config
@@ -60,6 +61,7 @@ class TrunkConfig:
     cell: int = 8
     hidden: int = 0
     framing: float | None = None
+    straightening: int = 0
 
 
 @dataclass
@@ -139,6 +141,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     neighbours: NeighboursConfig = field(default_factory=NeighboursConfig)
     contrast: ContrastConfig = field(default_factory=ContrastConfig)
+    changes: Changes = field(default_factory=Changes)
 
 
 def load_config(path: str | Path | None, overrides: list[str]) -> DictConfig:

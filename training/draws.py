@@ -18,9 +18,10 @@ class Draws(NamedTuple):
     Attributes:
         latent: (fakes, prior.size).
         choice: (N,) uniform in 0…1, which neighbour is a photo's partner.
-        view: (6, N), for the views of photos whose neighbours are to be told.
-        other: (6, N), for the views of their partners, where these are seen in one too.
-        real, fake, fake_again: (6, as many), for the views that are judged; fakes are seen by either player.
+        view: (7, N), for the views of photos whose neighbours are to be told.
+        other: (7, N), for the views of their partners, where these are seen in one too.
+        change: (7, N), for the changes of photos that are to be straightened.
+        real, fake, fake_again: (7, as many), for the views that are judged; fakes are seen by either player.
     """
 
     latent: Tensor
@@ -30,6 +31,7 @@ class Draws(NamedTuple):
     fake: Tensor
     fake_again: Tensor
     other: Tensor
+    change: Tensor
 
 
 def draw(
@@ -43,7 +45,7 @@ def draw(
     latent = prior.sample(fakes, device)
     part = fakes // world
     counts = {"choice": photos, "view": photos, "real": min(photos, part), "fake": part, "fake_again": part}
-    counts["other"] = photos
+    counts |= {"other": photos, "change": photos}
     draws = {name: Views.draw(count * world, device).chunk(world, 1)[rank] for name, count in counts.items()}
     torch.manual_seed(step_seed(seed, images_seen, rank + 1))
     return Draws(latent.chunk(world)[rank], **draws | {"choice": draws["choice"][0]})

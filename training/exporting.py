@@ -17,7 +17,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from infogan.edges import AnyTrunk, EdgeTrunk
+from infogan.edge_trunk import AnyTrunk, EdgeTrunk
 from infogan.errors import UserError
 from infogan.files import write_atomically
 from infogan.photo import SIZE, photo_spec

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from infogan.dropout import Dropout
-from infogan.edges import AnyTrunk
+from infogan.edge_trunk import AnyTrunk
 from infogan.files import write_atomically
 from infogan.generator import Generator
 from infogan.trunk import PhotoToFeatures

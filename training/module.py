@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from typing import Any, cast
 
 import pytorch_lightning as pl
@@ -12,14 +13,22 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.optim import Adam
 
+from infogan.changes import Changes
 from infogan.codes import category_loss, mutual_information_loss
 from infogan.collective import gather
 from infogan.discriminator import Discriminator, Verdict
-from infogan.edges import EdgeTrunk, grey
+from infogan.edge_trunk import EdgeTrunk
 from infogan.generator import Generator
-from infogan.losses import contrastive_loss, fake_loss, generator_loss, neighbour_loss, real_loss
+from infogan.losses import (
+    contrastive_loss,
+    fake_loss,
+    generator_loss,
+    neighbour_loss,
+    real_loss,
+    straightening_loss,
+)
 from infogan.norm import make_global
-from infogan.trunk import to_signed
+from infogan.trunk import grey, to_signed
 from infogan.views import Views
 from training.draws import Draws, draw
 from training.meter import health
@@ -31,6 +40,7 @@ from training.run import log
 EMA_RAMP = (
     0.05  # the half-life is at most this share of the images seen: an average must not begin by remembering noise
 )
+STRAIGHTENING = re.compile(r"\.(straightening\..*|usual)$")  # what a transferred checkpoint may be without
 WARM_UP = 0.02  # share of the learning by contrast over which its rate rises; it falls to 0 by a cosine after
 
 
@@ -73,6 +83,7 @@ class InfoGAN(pl.LightningModule):
         self.neighbours: Tensor | None = None
         self.acquainted = 0
         self.contrast_views = Views(**config.contrast.views)
+        self.changes = Changes(**config.changes)
         self._start = start
         self._optimizer_states: list[dict[str, Any]] = []
         torch.manual_seed(config.seed)
@@ -90,7 +101,8 @@ class InfoGAN(pl.LightningModule):
         if start is not None:
             if self.config.train.precision == "64-true":
                 self.double()  # Lightning does so only after this, and the weights would be rounded first
-            self.load_state_dict(start["state_dict"])
+            anew = {name: value for name, value in self.state_dict().items() if STRAIGHTENING.search(name)}
+            self.load_state_dict(anew | start["state_dict"])
             self.images_seen = start["images_seen"]
             self._optimizer_states = start["optimizer_states"]
             self.neighbours = start.get("neighbours")
@@ -180,6 +192,10 @@ class InfoGAN(pl.LightningModule):
             apart = self._neighbour_loss(real, draws)
             self.metrics["loss/neighbours"] = apart.detach()
             loss = loss + self.config.neighbours.weight * apart
+        if isinstance(self.discriminator.trunk, EdgeTrunk) and self.discriminator.trunk.straightening is not None:
+            crooked = self._straightening_loss(self.discriminator.trunk, real, draws)
+            self.metrics["loss/straightening"] = crooked.detach()
+            loss = loss + crooked
         return loss
 
     @property
@@ -212,6 +228,14 @@ class InfoGAN(pl.LightningModule):
             inputs = in_parts(trunk.fixed, shown)
             wanted = in_parts(lambda part: trunk.fixed(trunk.resize(part)), partners)
         return neighbour_loss(trunk.guess(inputs).to(self.dtype), wanted.to(self.dtype))
+
+    def _straightening_loss(self, trunk: EdgeTrunk, real: Tensor, draws: Draws) -> Tensor:
+        """How far from where they belong the frames of changed photos are taken to be."""
+        assert trunk.straightening is not None
+        with torch.no_grad():
+            changed, places = self.changes(grey(real), trunk.resize.frames(real), draws.change)
+            looked = in_parts(trunk.first_look, changed)
+        return straightening_loss(trunk.straightening(looked).to(self.dtype), looked[:, -5:-1], places)
 
     def _generator_loss(self, fake: Tensor, draws: Draws) -> Tensor:
         """Adversarial and mutual-information terms."""

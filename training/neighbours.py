@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from infogan.edges import AnyTrunk, EdgeTrunk
+from infogan.edge_trunk import AnyTrunk, EdgeTrunk
 from infogan.trunk import grey
 from infogan.weakening import nearest_others
 from training.photos import PhotoStore, Signed

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from infogan.codes import Prior
 from infogan.discriminator import Discriminator
-from infogan.edges import AnyTrunk, EdgeTrunk
+from infogan.edge_trunk import AnyTrunk, EdgeTrunk
 from infogan.generator import Generator
 from infogan.photo import PHOTO_BYTES, SIZE
 from infogan.trunk import Trunk
@@ -19,7 +19,9 @@ def build_trunk(part: DictConfig) -> AnyTrunk:
     """The trunk that a config's `model.trunk` section describes."""
     if part.directions:
         size, convolutions = list(part.input_size), (list(part.channels), list(part.strides))
-        return EdgeTrunk(part.directions, part.hidden, part.dropout, size, part.cell, part.framing, *convolutions)
+        return EdgeTrunk(
+            part.directions, part.hidden, part.dropout, size, part.cell, part.framing, *convolutions, part.straightening
+        )
     return Trunk(part.channels, part.strides, part.input_size, part.dropout)
 
 

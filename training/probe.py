@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from infogan.augment import distort
-from infogan.edges import AnyTrunk
+from infogan.edge_trunk import AnyTrunk
 from infogan.errors import UserError
 from infogan.trunk import AreaResize, settle
 from retrieval.labels import label_photos

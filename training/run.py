@@ -158,13 +158,18 @@ def transferred(source: Path, config: DictConfig) -> dict[str, Any]:
     """
     source = source.expanduser()
     checkpoint = load_checkpoint(source)
-    if checkpoint_config(checkpoint, source).model != config.model:
+    theirs = checkpoint_config(checkpoint, source).model
+    straightened = theirs.trunk.straightening
+    if not straightened:  # as of a time before there was any: it begins anew
+        theirs.trunk.straightening = config.model.trunk.straightening
+    if theirs != config.model:
         raise UserError(f"transfer: {source} is of another model than this config's; set the same model.* keys")
     weights = {name: value for name, value in checkpoint["state_dict"].items() if not name.startswith("ema_")}
     if config.train.ema_kimg > 0:
         known = checkpoint["state_dict"]
         weights |= {f"ema_{name}": known.get(f"ema_{name}", value) for name, value in weights.items()}
-    if "discriminator.trunk.share" in weights:  # with convolutions: this run's photos tell anew of these and of edges
+    if "discriminator.trunk.share" in weights or theirs.trunk.straightening != straightened:
+        # This run's photos tell anew: of convolutions and of edges, or of those also what straightening needs.
         told = [name for name in weights if name.endswith(("trunk.share", "trunk.fitted"))]
         weights |= {name: torch.zeros_like(weights[name]) for name in told}
     return {"state_dict": weights, "optimizer_states": [], "images_seen": 0}

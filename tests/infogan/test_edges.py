@@ -11,7 +11,8 @@ from torch.nn.functional import normalize
 
 from infogan.codes import Prior
 from infogan.discriminator import Discriminator, share
-from infogan.edges import Edges, EdgeTrunk, on_white
+from infogan.edge_trunk import EdgeTrunk, on_white
+from infogan.edges import Edges
 from infogan.losses import contrastive_loss, neighbour_loss
 from infogan.trunk import Trunk, settle
 from infogan.weakening import Weakening, nearest_others

@@ -63,12 +63,14 @@ def test_what_is_framed_is_area_averaged_and_goes_on_beyond_the_border() -> None
     torch.testing.assert_close(beyond, expected)
     resize = FramedResize((96, 128), 0.5)
     left, top, right, bottom = 20.0, 10.0, 84.0, 106.0
-    centres = torch.tensor([[left + right], [top + bottom]]) / 128 - 1
-    halves = torch.tensor([[right - left], [bottom - top]]) / 128
-    resize._frames = lambda _: (centres.unsqueeze(0), halves.unsqueeze(0))  # type: ignore[method-assign]
+    centre, halves = (left + right - 128, top + bottom - 128), (right - left, bottom - top)
+    frames = torch.tensor([[*centre, *halves]]).expand(2, -1) / 128
     assert resize(photos).shape == (2, 3, 96, 128)
     expected = area_weights(96, 96) @ photos[:, :, 10:106, 20:84] @ area_weights(64, 128).T
-    torch.testing.assert_close(resize(photos), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(resize.shown(photos, frames), expected, atol=1e-4, rtol=0)
+    assert (resize.covered(frames) == 1).all()
+    beyond = resize.covered(frames + torch.tensor([-0.8125, 0, 0, 0]))  # the centre at the left border
+    torch.testing.assert_close(beyond, (torch.arange(128) >= 64).float().expand(2, 1, 96, -1))
     torch.testing.assert_close(AreaResize(96, 128).frames(photos), torch.tensor([[0.0, 0, 1, 1]] * 2))
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from infogan.edges import EdgeTrunk
+from infogan.edge_trunk import EdgeTrunk
 from infogan.errors import UserError
 from infogan.photo import load_photo
 from infogan.trunk import to_signed
@@ -31,7 +31,7 @@ NARROW = [
     *("model.generator.channels=[8,8,3]", "model.generator.noise=4", "model.codes=2", "model.categories=3"),
     *("model.hidden=8", "train.batch_size=8", "train.fakes=4", "train.checkpoint_kimg=1", "train.status_kimg=0.008"),
     *("model.trunk.channels=[4,8,2]", "model.trunk.strides=[3,2,1]", "contrast.kimg=0.032"),
-    *("probe.photos=32", "neighbours.count=3", "data.fit=pad"),
+    *("model.trunk.straightening=8", "probe.photos=32", "neighbours.count=3", "data.fit=pad"),
 ]
 BLIND = ["model.trunk.channels=[]", "model.trunk.strides=[]", "contrast.kimg=0"]
 
@@ -51,7 +51,7 @@ def test_every_term_has_its_curve_and_every_part_moves(best: Path, catalogue: Pa
     rows = [row for row in read_rows(best / "metrics.jsonl") if "checkpoint" not in row]
     assert [row["images_seen"] for row in rows] == [8, 16, 24, 32, 40, 48]
     for row in rows:
-        assert {"loss/category", "loss/mi", "loss/g", "g/diversity"} <= row.keys()
+        assert {"loss/category", "loss/mi", "loss/g", "g/diversity", "loss/straightening"} <= row.keys()
         assert ("loss/contrast" in row) == ("loss/neighbours" not in row) == (row["images_seen"] <= 32)
     states = []
     for run, kimg in (("one", 0.008), ("four", 0.032), ("five", 0.04)):
@@ -69,7 +69,12 @@ def test_every_term_has_its_curve_and_every_part_moves(best: Path, catalogue: Pa
         assert found
         return {not torch.equal(before[name], after[name]) for name in found}
 
-    told = (".facing.", "trunk.mean", "trunk.spread.")  # before the first step, and never again otherwise
+    told = (
+        ".facing.",
+        "trunk.mean",
+        "trunk.usual",
+        "trunk.spread.",
+    )  # before the first step, and never again otherwise
     again = (".likeness.", ".seen_mean", ".seen_spread.", ".share")  # once more, when convolutions have learned
     contrasted = (".convolutions.", ".projection.")
     for before, after in ((one, four), (four, six), (five, six)):
@@ -102,7 +107,7 @@ def test_an_exported_trunk_is_the_same_in_all_forms(best: Path, catalogue: Path,
     features, untrained = (Extractor.load(directory, untrained=seed)(photos) for seed in (None, 0))
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-5)
     content = json.loads((directory / "config.json").read_text())
-    assert content["num_features"] == features.shape[1] == 4 * 12 * 16 and len(content["learned"]) == 4 + 10
+    assert content["num_features"] == features.shape[1] == 4 * 12 * 16 and len(content["learned"]) == 4 + 4 + 10
     # Without its training it is what is not learned, and convolutions see nothing.
     path = checkpoints(best)[-1]
     trunk = load_trunk(load_checkpoint(path), read_config(best), path).eval()
@@ -111,7 +116,7 @@ def test_an_exported_trunk_is_the_same_in_all_forms(best: Path, catalogue: Path,
         np.testing.assert_allclose(features, trunk(to_signed(pixels)).numpy(), atol=1e-5)
         for weight in trunk.parameters():
             weight.zero_()
-        fixed = trunk.fixed(trunk.resize(to_signed(pixels)))  # type: ignore[operator]
+        fixed = trunk(to_signed(pixels))
     np.testing.assert_allclose(untrained, fixed.numpy(), atol=1e-5)
     assert np.abs(features - untrained).max() > 1e-4
     assert str(ROOT).encode() not in (directory / "model.pt2").read_bytes()  # nor any other path of this machine
@@ -126,6 +131,7 @@ def test_an_exported_trunk_is_the_same_in_all_forms(best: Path, catalogue: Path,
         (["train.views=null"], "nothing"),
         (["model.categories=0"], "loss/category"),
         (BLIND, "loss/contrast"),
+        (["model.trunk.straightening=0"], "loss/straightening"),
         (["train.ema_kimg=0", "contrast.kimg=0.008"], "nothing"),
     ],
 )
@@ -159,6 +165,18 @@ def test_learned_convolutions_may_be_brought(best: Path, catalogue: Path, tmp_pa
     same = {n: torch.equal(w, after["state_dict"][n]) for n, w in before["state_dict"].items() if ".convolutions." in n}
     assert same and all(same.values())
     assert not torch.equal(*(part["state_dict"]["discriminator.trunk.learned.1.weight"] for part in (before, after)))
+
+
+def test_straightening_may_be_added_to_what_is_brought(catalogue: Path, tmp_path: Path) -> None:
+    before = fit(narrow(catalogue, tmp_path / "before", 0.016, *BLIND, "model.trunk.straightening=0"))
+    assert before is not None
+    run = fit(narrow(catalogue, tmp_path / "run", 0.016, *BLIND, f"transfer={checkpoints(before)[-1]}"))
+    assert run is not None
+    state = load_checkpoint(checkpoints(run)[-1])["state_dict"]
+    for player in ("discriminator", "ema_discriminator"):
+        assert state[f"{player}.trunk.straightening.layers.4.bias"].any() and state[f"{player}.trunk.usual"].any()
+    with pytest.raises(UserError, match="another model"):  # nothing else may differ, and it is not taken away
+        transferred(checkpoints(run)[-1], narrow(catalogue, run, 1, *BLIND, "model.trunk.straightening=0"))
 
 
 def test_neighbours_are_those_by_fixed_features(catalogue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,6 +239,14 @@ def test_convolutions_meet_photos_turned_the_way_that_these_face(catalogue: Path
         ("model.eyes.strides=[2]", r"as long as model\.eyes\.channels"),
         ("model.trunk.input_size=[76,96]", "multiples of model.trunk.cell"),
         ("model.generator.growth=odd", "one of even, double"),
+        ("model.trunk.straightening=-1", r"model\.trunk\.straightening"),
+        ("model.trunk.framing=null", r"0 where .* model\.trunk\.framing is null"),
+        ("model.trunk.cell=3", r"model\.trunk\.cell is 3; it must be even"),
+        ("changes.turn=100", r"changes\.turn"),
+        ("changes.cut=1", r"changes\.cut"),
+        ("changes.ground=2", r"changes\.ground"),
+        ("changes.dim=1", r"changes\.dim"),
+        ("neighbours.views.ground=2", r"neighbours\.views\.ground"),
         ("neighbours.views.hue=1", r"unknown key neighbours\.views\.hue"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from export import main
-from infogan.edges import EdgeTrunk
+from infogan.edge_trunk import EdgeTrunk
 from infogan.errors import UserError
 from infogan.sources import PhotoFiles
 from retrieval import Extractor
