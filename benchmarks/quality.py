@@ -168,6 +168,8 @@ def readings(trunk: AnyTrunk, dev: str, scheme: str) -> dict[str, Any]:
     ways: dict[str, Callable[[Tensor], Tensor]]
     if isinstance(trunk, EdgeTrunk):
         raw, ways = trunk.maps, {"(what is not learned)": trunk.weighed}
+        if trunk.straightening is not None:
+            ways["(not straightened)"] = lambda maps: trunk.drawn(trunk.weighed(maps))
         ways["(edges alone)"] = lambda maps: normalize(maps[:, : trunk.num_features], dim=1)
         if trunk.convolutions is not None:
             ways["(convolutions alone)"] = lambda maps: normalize(
