@@ -32,3 +32,11 @@ def random_int16(count: int) -> Tensor:
     """
     source = np.random.SFC64(int(torch.randint(2**63 - 1, ())))
     return torch.from_numpy(source.random_raw(-(-count // 4)).view(np.int16))
+
+
+def beginning_at_zero(inputs: int, hidden: int, outputs: int, dropout: float) -> nn.Sequential:
+    """Two linear layers, (N, inputs) → (N, outputs), whose answer is 0 until they have learned; either drops inputs."""
+    last = nn.Linear(hidden, outputs)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(Dropout(dropout), nn.Linear(inputs, hidden), nn.LeakyReLU(0.2), Dropout(dropout), last)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from infogan.convolutions import Convolutions
-from infogan.dropout import Dropout
+from infogan.dropout import beginning_at_zero
 from infogan.edges import Edges, Facing, by_cell
 from infogan.framing import FramedResize, UprightResize
 from infogan.straightening import Straightening
@@ -108,12 +108,7 @@ class EdgeTrunk(nn.Module):
         self.spread = Weakening(kept, _SPREAD[0])
         self.likeness = Weakening(self.num_features, _LIKENESS)
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
-        last = nn.Linear(hidden, self.num_features)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        self.learned = nn.Sequential(
-            Dropout(dropout), nn.Linear(self.num_features, hidden), nn.LeakyReLU(0.2), Dropout(dropout), last
-        )
+        self.learned = beginning_at_zero(self.num_features, hidden, self.num_features, dropout)
 
     def train(self, mode: bool = True) -> EdgeTrunk:
         """Convolutions that are looked through stay as they are: the weighing was fitted to their statistics."""

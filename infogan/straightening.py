@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from infogan.dropout import Dropout
+from infogan.dropout import beginning_at_zero
 
 _UNIT = 0.1  # of a frame's halves, of the logarithm of their ratio, and radians: what photos are commonly off by
 _FRAME = 0.0, 0.0, 0.95, 0.95  # common
@@ -31,12 +31,7 @@ class Straightening(nn.Module):
     def __init__(self, num_edges: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.num_edges = num_edges
-        last = nn.Linear(hidden, 5)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        self.layers = nn.Sequential(
-            Dropout(dropout), nn.Linear(num_edges + 4, hidden), nn.LeakyReLU(0.2), Dropout(dropout), last
-        )
+        self.layers = beginning_at_zero(num_edges + 4, hidden, 5, dropout)
         self.register_buffer("common", torch.tensor(_FRAME), persistent=False)
         self.register_buffer("signs", torch.tensor([-2.0, 0.0, 0.0, 0.0, -2.0]), persistent=False)
 
