@@ -207,9 +207,19 @@ class EdgeTrunk(nn.Module):
         if self.straightening is None:
             return self.features(self.resize(photos))
         look = self.first_look(photos)
-        frames, turns = self.straightening.corrected(look[:, -5:-1], self.straightening(look))
+        return self.drawn(self.straightened(photos, look, self.straightening(look)))
+
+    def straightened(self, photos: Tensor, look: Tensor, guesses: Tensor) -> Tensor:
+        """The `fixed` features, (N, num_features), of photos looked at as is guessed to be right.
+
+        Args:
+            photos: (N, 1, 128, 128) float in −1…1.
+            look: (N, num_features + 5), their `first_look`.
+            guesses: (N, 5), what `straightening` makes of that.
+        """
+        frames, turns = Straightening.corrected(look[:, -5:-1], guesses)
         maps = self._or_usual(self.maps(self.upright(photos, frames, turns)), self._framed.covered(frames))
-        return self.drawn(self.weighed(maps))
+        return self.weighed(maps)
 
     def first_look(self, photos: Tensor) -> Tensor:
         """(N, 1, 128, 128) float in −1…1 → (N, num_features + 5), what `straightening` is to be given of them."""

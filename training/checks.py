@@ -46,6 +46,7 @@ def check_config(config: DictConfig) -> None:
         ("changes.cut", 0 <= config.changes.cut <= 0.9, "in 0 … 0.9"),
         ("changes.ground", 0 <= config.changes.ground <= 1, "in 0 … 1"),
         ("changes.dim", 0 <= config.changes.dim <= 0.9, "in 0 … 0.9"),
+        ("changes.squeeze", 0 <= config.changes.squeeze <= 100, "in 0 … 100"),
         ("model.categories", model.categories == 0 or model.categories >= 2, "0, or 2 or more"),
         ("model.hidden", model.hidden >= 0, "0 or more"),
         ("model.generator.growth", model.generator.growth in GROWTHS, f"one of {', '.join(GROWTHS)}"),

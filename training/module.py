@@ -188,14 +188,15 @@ class InfoGAN(pl.LightningModule):
             contrast = self._contrastive_loss(real, draws)
             self.metrics["loss/contrast"] = contrast.detach()
             loss = loss + contrast
-        elif self.neighbour_views is not None:
-            apart = self._neighbour_loss(real, draws)
-            self.metrics["loss/neighbours"] = apart.detach()
-            loss = loss + self.config.neighbours.weight * apart
+        changed: list[Tensor] = []
         if isinstance(self.discriminator.trunk, EdgeTrunk) and self.discriminator.trunk.straightening is not None:
-            crooked = self._straightening_loss(self.discriminator.trunk, real, draws)
+            crooked, changed = self._straightening_loss(self.discriminator.trunk, real, draws)
             self.metrics["loss/straightening"] = crooked.detach()
             loss = loss + crooked
+        if self.neighbour_views is not None and not self._contrasting:
+            apart = self._neighbour_loss(real, changed, draws)
+            self.metrics["loss/neighbours"] = apart.detach()
+            loss = loss + self.config.neighbours.weight * apart
         return loss
 
     @property
@@ -218,24 +219,38 @@ class InfoGAN(pl.LightningModule):
         one, other = (gather(part) for part in seen.chunk(2))
         return contrastive_loss(one, other, self.config.contrast.temperature)
 
-    def _neighbour_loss(self, real: Tensor, draws: Draws) -> Tensor:
-        """How far from a photo's neighbour the trunk expects it, when shown a random view of the photo."""
+    def _neighbour_loss(self, real: Tensor, changed: list[Tensor], draws: Draws) -> Tensor:
+        """How far from a photo's neighbour the trunk expects it, when shown a random view of the photo.
+
+        Where photos are straightened every other one is not shown in a view but as it is after that, from `changed`, as
+        `_straightening_loss` gives them: what is missing of it, or still crooked, is to be guessed as well.
+        """
         trunk = cast(EdgeTrunk, self.discriminator.trunk)
         views = cast(Views, self.neighbour_views)
         with torch.no_grad():
             partners, real = self._partners(real, draws.choice), grey(real)
-            shown = views(real, trunk.resize.frames(real), trunk.input_size, draws.view)
+            viewed = slice(1, None, 2) if changed else slice(None)
+            shown = views(real[viewed], trunk.resize.frames(real[viewed]), trunk.input_size, draws.view[:, viewed])
             inputs = in_parts(trunk.fixed, shown)
+            if changed:
+                straightened = in_parts(trunk.straightened, *(part[::2] for part in changed))
+                inputs = torch.cat([straightened, inputs])
+                partners = torch.cat([partners[::2], partners[viewed]])
             wanted = in_parts(lambda part: trunk.fixed(trunk.resize(part)), partners)
         return neighbour_loss(trunk.guess(inputs).to(self.dtype), wanted.to(self.dtype))
 
-    def _straightening_loss(self, trunk: EdgeTrunk, real: Tensor, draws: Draws) -> Tensor:
-        """How far from where they belong the frames of changed photos are taken to be."""
+    def _straightening_loss(self, trunk: EdgeTrunk, real: Tensor, draws: Draws) -> tuple[Tensor, list[Tensor]]:
+        """How far from where they belong the frames of changed photos are taken to be; and those photos, grey, the
+        first look at them, and what it makes `straightening` guess."""
         assert trunk.straightening is not None
         with torch.no_grad():
-            changed, places = self.changes(grey(real), trunk.resize.frames(real), draws.change)
+            # Half of a float's digits would change photos more than the least of these changes.
+            with torch.autocast(self.device.type, enabled=False):
+                changed, places = self.changes(grey(real), trunk.resize.frames(real), draws.change)
             looked = in_parts(trunk.first_look, changed)
-        return straightening_loss(trunk.straightening(looked).to(self.dtype), looked[:, -5:-1], places)
+        guesses = trunk.straightening(looked)
+        crooked = straightening_loss(guesses.to(self.dtype), looked[:, -5:-1], places)
+        return crooked, [changed, looked, guesses.detach()]
 
     def _generator_loss(self, fake: Tensor, draws: Draws) -> Tensor:
         """Adversarial and mutual-information terms."""

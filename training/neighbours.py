@@ -51,9 +51,11 @@ def get_acquainted(trunk: EdgeTrunk, store: PhotoStore, k: int, seed: int, anew:
     return torch.cat([nearest_others(fixed(rows), int(rows[0]), gallery, positions, k).int().cpu() for rows in parts])
 
 
-def in_parts(function: Callable[[Tensor], Tensor], photos: Tensor) -> Tensor:
-    """What a function of photos gives, on a CPU by few photos at a time: so many as its cache holds edges of."""
-    return torch.cat([function(part) for part in photos.split(_CACHED if photos.device.type == "cpu" else len(photos))])
+def in_parts(function: Callable[..., Tensor], *photos: Tensor) -> Tensor:
+    """What a function of photos, and of what is known of each, gives, on a CPU by few photos at a time: so many as its
+    cache holds edges of."""
+    size = _CACHED if photos[0].device.type == "cpu" else len(photos[0])
+    return torch.cat([function(*part) for part in zip(*(known.split(size) for known in photos), strict=True)])
 
 
 def alone(trunk: AnyTrunk) -> AnyTrunk:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
-from infogan.changes import Changes
+from infogan.changes import Changes, squeezed
 from infogan.edge_trunk import EdgeTrunk
 from infogan.framing import FramedResize, UprightResize
 from infogan.losses import straightening_loss
@@ -93,6 +96,22 @@ def test_paper_becomes_ground_and_ink_stays() -> None:
     seen = views(photo.expand(1000, -1, -1, -1), torch.tensor([[0.0, 0, 1, 1]]).expand(1000, -1), (16, 16), draws)
     corners = (1 - seen[:, 0, 0, 0]) / 2
     assert 0.45 < (corners < 1e-3).float().mean() < 0.55 and 0.58 < corners.max() < 0.61
+
+
+@pytest.mark.parametrize(("quality", "coarseness"), [(50, 1.0), (25, 2.0), (75, 0.5)])
+def test_squeezed_photos_are_as_jpeg_has_them(quality: int, coarseness: float) -> None:
+    photos = (wedges(20, seed=5)[:, :1] * 127.5 + 127.5).round()
+    files = []
+    for photo in photos[:, 0].byte().numpy():
+        Image.fromarray(photo).save(file := io.BytesIO(), "JPEG", quality=quality)
+        files.append(np.asarray(Image.open(file), np.float32))
+    wanted = torch.from_numpy(np.stack(files)).unsqueeze(1)
+    found = squeezed(photos / 127.5 - 1, torch.full((20,), coarseness)) * 127.5 + 127.5
+    lost = (wanted - photos).square().mean().sqrt()
+    assert lost > 1.5 and (found - wanted).square().mean().sqrt() < 0.35 * lost
+    assert (found - photos).square().mean().sqrt() == pytest.approx(lost.item(), rel=0.05)
+    changed, _ = change(photos / 127.5 - 1, Changes(squeeze=coarseness), *STILL[:5], 1.0, 0.0)
+    assert (changed * 127.5 + 127.5 - found).abs().mean() < 0.05  # rounding turns on a float's last digit
 
 
 def test_what_is_wanted_corrects() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +168,17 @@ def test_learned_convolutions_may_be_brought(best: Path, catalogue: Path, tmp_pa
     assert not torch.equal(*(part["state_dict"]["discriminator.trunk.learned.1.weight"] for part in (before, after)))
 
 
+def test_neighbours_are_guessed_of_changed_photos_as_well(catalogue: Path, tmp_path: Path) -> None:
+    learned = []
+    for cut in (0, 0.2):
+        run = fit(narrow(catalogue, tmp_path / str(cut), 0.016, *BLIND, "train.fakes=0", f"changes.cut={cut}"))
+        assert run is not None
+        learned.append(load_checkpoint(checkpoints(run)[-1])["state_dict"])
+    one, other = learned
+    differ = {name for name in one if not torch.equal(one[name], other[name])}
+    assert differ == {name for name in one if re.search(r"trunk\.(learned|straightening\.layers)\.", name)}
+
+
 def test_straightening_may_be_added_to_what_is_brought(catalogue: Path, tmp_path: Path) -> None:
     before = fit(narrow(catalogue, tmp_path / "before", 0.016, *BLIND, "model.trunk.straightening=0"))
     assert before is not None
@@ -246,6 +258,7 @@ def test_convolutions_meet_photos_turned_the_way_that_these_face(catalogue: Path
         ("changes.cut=1", r"changes\.cut"),
         ("changes.ground=2", r"changes\.ground"),
         ("changes.dim=1", r"changes\.dim"),
+        ("changes.squeeze=-1", r"changes\.squeeze"),
         ("neighbours.views.ground=2", r"neighbours\.views\.ground"),
         ("neighbours.views.hue=1", r"unknown key neighbours\.views\.hue"),
     ],
