@@ -9,7 +9,7 @@ from torch.nn.functional import grid_sample
 from infogan.photo import SIZE
 from infogan.trunk import grey, overlaps, pixel_borders
 
-_EDGE = 0.1  # difference of ink between a pixel's neighbours that counts as an edge in full
+_EDGE = 0.2  # difference of ink between a pixel's neighbours that counts as an edge in full
 _MARGIN = 1.06
 _LEAST = 0.1  # of a photo's side: of a speck on white paper no more than this is made a shoe
 
