@@ -65,9 +65,8 @@ def main() -> None:
     for name, network in (("generator", generator), ("discriminator", discriminator)):
         for part, value in network.state_dict().items():
             state |= {f"{name}.{part}": value, f"ema_{name}.{part}": value}
-    described = OmegaConf.to_container(config)
     started = {"optimizer_states": [], "images_seen": 0, "photos": ""}
-    write_checkpoint(arguments.checkpoint, {"state_dict": state, "config": described, **started})
+    write_checkpoint(arguments.checkpoint, {"state_dict": state, "config": OmegaConf.to_container(config), **started})
 
 
 def restore(generator: Generator, content: bytes) -> None:

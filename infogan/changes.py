@@ -95,9 +95,10 @@ def squeezed(photos: Tensor, coarseness: Tensor) -> Tensor:
     cosines = photos.new_tensor(_COSINES)
     down, across = (torch.block_diag(*[cosines] * (side // 8)) for side in (height, width))
     steps = photos.new_tensor(_STEPS).repeat(height // 8, width // 8) * (2 / 255)
-    steps = (steps * coarseness.view(-1, 1, 1, 1)).clamp_min(1e-6)
+    coarseness = coarseness.view(-1, 1, 1, 1)
+    steps = (steps * coarseness).clamp_min(1e-6)
     weights = (down @ (photos - _MIDDLE) @ across.T / steps).round() * steps
-    return (down.T @ weights @ across + _MIDDLE).clamp(-1, 1)
+    return torch.where(coarseness > 0, (down.T @ weights @ across + _MIDDLE).clamp(-1, 1), photos)
 
 
 def _beyond(chances: Tensor) -> Tensor:

